@@ -1,0 +1,48 @@
+# Set-up, demo, tests and checks. Needs Python 3.11 or newer and make; all else is installed.
+#   PYTHON=python3.12 make test    another interpreter
+#   make demo VENV=/some/folder    another virtual environment
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check format docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed-worker
+	$(BIN)/dgq run examples/jobs.jsonl --output results.jsonl --overwrite
+	@echo "The jobs: examples/jobs.jsonl  The results: $(CURDIR)/results.jsonl"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis results.jsonl
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "dgq needs Python 3.11 or newer; '$(PYTHON)' is missing or older." \
+	         "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are redone when what they installed from has changed.
+$(VENV)/.installed-worker: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[worker]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[worker,dev]'
+	@touch $@ $(VENV)/.installed-worker

@@ -1,0 +1,1 @@
+"""Side-by-side measurements. Not part of the installed package."""

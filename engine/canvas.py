@@ -1,0 +1,197 @@
+"""The state of one request in flight: which canvas it is at, and what becomes of a finished one.
+
+Plain data and decisions, no tensors. A request is read (its prompt is encoded), then written canvas
+by canvas: a canvas starts from noise or from a draft, is denoised until it converges or has used
+all its steps, and is then kept, or re-rolled: started anew from other noise. A kept canvas without
+a stop token is committed, that is encoded, so that the next canvas can see it.
+"""
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from .errors import RequestError
+from .request import ROW_MULTIPLE, FinishReason, Request, Result, SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What the loaded checkpoint and the engine's settings can serve."""
+
+    vocab_size: int
+    canvas_length: int
+    max_position_embeddings: int
+    eos_ids: frozenset[int]
+    filler_id: int
+    sampling: SamplingConfig
+
+
+class Verdict(Enum):
+    """What happens after a canvas has left the denoising loop."""
+
+    FINISHED = auto()
+    COMMIT = auto()
+    REROLL = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """One request in flight.
+
+    pending_ids: tokens that the encoder must read before the canvas may be denoised.
+    prefix_length: tokens that the encoder has read.
+    width: rows of the current canvas; 0 once finished.
+    """
+
+    number: int
+    request: Request
+    limits: EngineLimits
+    sampling: SamplingConfig
+    pending_ids: tuple[int, ...]
+    width: int
+    prefix_length: int = 0
+    canvas: int = 0
+    attempt: int = 0
+    needs_start: bool = True
+    result: Result | None = None
+    _committed: list[int] = field(default_factory=list)
+    _num_steps: int = 0
+    _num_rerolls: int = 0
+    _entropy_rows: float = 0.0
+    _num_rows: int = 0
+    _started_s: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def begin(cls, number: int, request: Request, limits: EngineLimits) -> "Generation":
+        """Take a request in. RequestError says what this engine cannot serve."""
+        width = request.canvas_length or limits.canvas_length
+        check_request(request, limits)
+        return cls(
+            number=number,
+            request=request,
+            limits=limits,
+            sampling=request.sampling or limits.sampling,
+            pending_ids=request.prompt_ids,
+            width=_rows_for(request.max_new_tokens, width),
+        )
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Names this attempt at this canvas of this request; no other has the same."""
+        return self.number, self.canvas, self.attempt
+
+    def start_ids(self) -> list[int]:
+        """What the canvas starts from, where noise does not replace it; pins are in place."""
+        ids = [self.limits.filler_id] * self.width
+        if self.canvas == 0:
+            ids[: len(self.request.draft_ids)] = self.request.draft_ids
+            for row, token in self.pinned():
+                ids[row] = token
+        return ids
+
+    def start_noise(self) -> float:
+        """The share of free rows that starts as uniform noise."""
+        last_reroll = self.attempt > 0 and self.attempt == self.sampling.max_rerolls
+        if self.canvas > 0 or last_reroll or not self.request.draft_ids:
+            return 1.0
+        return self.request.draft_noise
+
+    def pinned(self) -> tuple[tuple[int, int], ...]:
+        """(row, token) pairs that the current canvas must hold."""
+        return self.request.pins if self.canvas == 0 else ()
+
+    def encoded(self) -> None:
+        """The encoder has read the pending tokens."""
+        self.prefix_length += len(self.pending_ids)
+        self.pending_ids = ()
+
+    def finish_canvas(
+        self, ids: list[int], num_steps: int, mean_entropy: float, converged: bool
+    ) -> Verdict:
+        """Decide on a canvas that stopped or used all its steps, and move on.
+
+        ids: its most probable tokens; mean_entropy: of its last step, nats, over its free rows.
+        """
+        self._num_steps += num_steps
+        settled = converged or mean_entropy <= self.sampling.reroll_entropy_nats
+        if not settled and self.attempt < self.sampling.max_rerolls:
+            self.attempt += 1
+            self._num_rerolls += 1
+            self.needs_start = True
+            return Verdict.REROLL
+        self._entropy_rows += mean_entropy * self.width
+        self._num_rows += self.width
+        return self._keep(ids, settled)
+
+    def _keep(self, ids: list[int], settled: bool) -> Verdict:
+        room = self.request.max_new_tokens - len(self._committed)
+        end = next((i for i, token in enumerate(ids) if token in self.limits.eos_ids), None)
+        if not settled:
+            return self._finish(ids[:end][:room], "unconverged")
+        if end is not None and end <= room:
+            return self._finish(ids[:end], "stop")
+        if len(ids) >= room:
+            return self._finish(ids[:room], "length")
+        self._committed.extend(ids)
+        self.pending_ids = tuple(ids)
+        self.canvas += 1
+        self.attempt = 0
+        self.needs_start = True
+        self.width = _rows_for(room - len(ids), self.width)
+        return Verdict.COMMIT
+
+    def _finish(self, last_ids: list[int], reason: FinishReason) -> Verdict:
+        self.width = 0
+        self.result = Result(
+            token_ids=(*self._committed, *last_ids),
+            finish_reason=reason,
+            num_canvases=self.canvas + 1,
+            num_steps=self._num_steps,
+            num_rerolls=self._num_rerolls,
+            mean_entropy_nats=self._entropy_rows / self._num_rows,
+            seconds=time.perf_counter() - self._started_s,
+        )
+        return Verdict.FINISHED
+
+
+def check_request(request: Request, limits: EngineLimits) -> None:
+    """Raise RequestError, with what to change, for a request that these limits exclude."""
+    width = request.canvas_length or limits.canvas_length
+    if width > limits.canvas_length:
+        raise RequestError(
+            f"canvas_length {width} is above the checkpoint's {limits.canvas_length}"
+        )
+    rows = _rows_for(request.max_new_tokens, width)
+    if len(request.draft_ids) > rows:
+        raise RequestError(
+            f"draft_ids has {len(request.draft_ids)} tokens and the first canvas {rows} rows: "
+            "raise canvas_length or max_new_tokens, or split the text"
+        )
+    pinned_rows = [row for row, _ in request.pins]
+    if any(not 0 <= row < rows for row in pinned_rows) or len(set(pinned_rows)) < len(pinned_rows):
+        raise RequestError(f"pins must name different rows of the first canvas, 0 to {rows - 1}")
+    pinned_tokens = tuple(token for _, token in request.pins)
+    for name, ids in (
+        ("prompt_ids", request.prompt_ids),
+        ("draft_ids", request.draft_ids),
+        ("pins", pinned_tokens),
+    ):
+        if ids and (min(ids) < 0 or max(ids) >= limits.vocab_size):
+            bad = min(ids) if min(ids) < 0 else max(ids)
+            raise RequestError(
+                f"{name} holds token id {bad}; the vocabulary has {limits.vocab_size} tokens: "
+                "use the tokenizer of the loaded checkpoint"
+            )
+    full, rest = divmod(request.max_new_tokens, width)
+    length = len(request.prompt_ids) + full * width + _rows_for(rest, width)
+    if length > limits.max_position_embeddings:
+        raise RequestError(
+            f"prompt of {len(request.prompt_ids)} tokens and max_new_tokens "
+            f"{request.max_new_tokens} need {length} positions; the checkpoint has "
+            f"{limits.max_position_embeddings}: shorten the prompt or split the job"
+        )
+
+
+def _rows_for(num_tokens: int, width: int) -> int:
+    """Rows of a canvas that may stop after num_tokens: rounded up, at most width."""
+    return min(width, -(-num_tokens // ROW_MULTIPLE) * ROW_MULTIPLE)

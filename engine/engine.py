@@ -1,0 +1,224 @@
+"""The engine: requests in from any thread, results out as futures; one thread owns the device."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from functools import cached_property, partial
+from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from .canvas import EngineLimits, Generation, Verdict
+from .checkpoint import load_model
+from .errors import EngineError, RequestError
+from .generation_config import read_generation_config
+from .model import DiffusionGemma
+from .request import Request, Result, SamplingConfig
+from .runner import Outcome, Runner
+from .scheduler import Scheduler
+from .tokenizer import Tokenizer
+
+DEFAULT_MODEL_PATH = Path(__file__).parent / "dgq-tiny"
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Engine:
+    """Generates text with one checkpoint. Use Engine.load, and close it or use it in a ``with``."""
+
+    def __init__(
+        self, model: DiffusionGemma, model_path: Path, *, max_canvases: int, max_rows: int
+    ) -> None:
+        """Take a loaded model; see ``load`` for the rest."""
+        config, generation = model.config, read_generation_config(model_path)
+        if max_canvases < 1 or max_rows < config.canvas_length:
+            raise EngineError(
+                f"need max_canvases >= 1 and max_rows >= canvas_length {config.canvas_length}, "
+                f"not {max_canvases} and {max_rows}"
+            )
+        self.model_path = model_path
+        self._limits = EngineLimits(
+            vocab_size=config.vocab_size,
+            canvas_length=config.canvas_length,
+            max_position_embeddings=config.max_position_embeddings,
+            eos_ids=frozenset(generation.eos_ids),
+            filler_id=generation.filler_id,
+            sampling=generation.sampling,
+        )
+        self._max_in_flight = 2 * max_canvases
+        self._runner = Runner(model, max_encode_tokens=max_rows)
+        self._scheduler = Scheduler(max_canvases, max_rows, self._may_start)
+        self._futures: dict[int, Future[Result]] = {}
+        self._numbers = count()
+        self._inbox: list[Generation] = []
+        self._changed = threading.Condition()
+        self._stopped: str | None = None  # why no more work is taken
+        self._thread = threading.Thread(target=self._run, name="dgq-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        model_path: Path | None = None,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        max_canvases: int = 32,
+        max_rows: int = 2048,
+    ) -> Self:
+        """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
+
+        max_canvases, max_rows: bounds on what one denoising step holds. CheckpointError says
+        what is wrong with the folder, EngineError what is wrong with the settings.
+        """
+        if dtype not in _DTYPES:
+            raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
+        path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
+        model = load_model(path, _DTYPES[dtype], device)
+        return cls(model, path, max_canvases=max_canvases, max_rows=max_rows)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer. CheckpointError where the folder has none."""
+        return Tokenizer.from_folder(self.model_path)
+
+    @property
+    def canvas_length(self) -> int:
+        """Rows of the widest canvas, and of a canvas that says nothing."""
+        return self._limits.canvas_length
+
+    @property
+    def model_name(self) -> str:
+        """The checkpoint folder's name."""
+        return self.model_path.resolve().name
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The checkpoint's sampling defaults."""
+        return self._limits.sampling
+
+    def submit(self, request: Request) -> Future[Result]:
+        """Queue a request, from any thread; its order among others is kept.
+
+        The future gets the result, or RequestError if this engine cannot serve the request, or
+        EngineError if the engine stops first. It can be cancelled while it waits. Raises
+        EngineError if the engine has stopped.
+        """
+        future: Future[Result] = Future()
+        with self._changed:
+            if self._stopped is not None:
+                raise EngineError(self._stopped)
+            try:
+                generation = Generation.begin(next(self._numbers), request, self._limits)
+            except RequestError as error:
+                future.set_exception(error)
+                return future
+            self._futures[generation.number] = future
+            self._inbox.append(generation)
+            self._changed.notify_all()
+        return future
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Result]]:
+        """Yield (index, result) as requests finish; the input is pulled only as far as needed.
+
+        At most twice ``max_canvases`` requests are held. A request that cannot be served raises
+        its RequestError here; use ``submit`` to have errors one by one.
+        """
+        source = enumerate(requests)
+        pending: dict[int, Future[Result]] = {}
+        finished: SimpleQueue[int] = SimpleQueue()
+        try:
+            while True:
+                while len(pending) < self._max_in_flight and (item := next(source, None)):
+                    index, request = item
+                    pending[index] = self.submit(request)
+                    pending[index].add_done_callback(partial(_put, finished, index))
+                if not pending:
+                    return
+                index = finished.get()
+                yield index, pending.pop(index).result()
+        finally:
+            for future in pending.values():
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the engine; what has not finished gets an EngineError. May be called twice."""
+        self._stop("the engine is closed")
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        try:
+            while self._take_inbox():
+                self._step()
+        except BaseException as error:  # noqa: BLE001 - callers wait on their futures, whatever it was
+            self._stop(f"the engine stopped: {type(error).__name__}: {error}")
+        self._fail_pending()
+
+    def _take_inbox(self) -> bool:
+        """Move what was submitted to the scheduler, waiting for it if idle; False to end."""
+        with self._changed:
+            while not self._inbox and self._scheduler.is_idle and self._stopped is None:
+                self._scheduler.check()
+                self._changed.wait()
+            for generation in self._inbox:
+                self._scheduler.add(generation)
+            self._inbox.clear()
+            return self._stopped is None
+
+    def _step(self) -> None:
+        plan = self._scheduler.schedule()
+        self._runner.encode(plan.encode)
+        self._runner.start(plan.start)
+        for outcome in self._runner.denoise(plan.groups):
+            self._collect(outcome)
+
+    def _collect(self, outcome: Outcome) -> None:
+        generation = outcome.generation
+        verdict = generation.finish_canvas(
+            outcome.ids, outcome.num_steps, outcome.mean_entropy, outcome.converged
+        )
+        self._scheduler.resize(generation)
+        if verdict is Verdict.FINISHED and generation.result is not None:
+            self._runner.release(generation)
+            self._futures.pop(generation.number).set_result(generation.result)
+
+    def _may_start(self, generation: Generation) -> bool:
+        """False if the caller cancelled while the request waited."""
+        if self._futures[generation.number].set_running_or_notify_cancel():
+            return True
+        del self._futures[generation.number]
+        return False
+
+    def _stop(self, reason: str) -> None:
+        with self._changed:
+            if self._stopped is None:
+                self._stopped = reason
+            self._changed.notify_all()
+
+    def _fail_pending(self) -> None:
+        with self._changed:
+            futures, self._futures = self._futures, {}
+        for future in futures.values():
+            if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
+                future.set_exception(EngineError(self._stopped))
+
+
+def _put(finished: SimpleQueue[int], index: int, future: Future[Result]) -> None:
+    """A future's callback: it gets the future last, and only the index is wanted."""
+    finished.put(index)

@@ -1,0 +1,100 @@
+"""What goes into the engine and what comes out: plain data, importable without torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import RequestError
+
+ROW_MULTIPLE = 16
+"""Canvas widths are multiples of this many rows."""
+
+FinishReason = Literal["stop", "length", "unconverged"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """The denoising loop's knobs, named as in the checkpoint's generation_config.json.
+
+    The defaults are DiffusionGemma's published values. ``max_rerolls`` and
+    ``reroll_entropy_nats`` are ours: a canvas that used all its steps and whose mean entropy is
+    still above the limit is started anew from other noise, at most that many times.
+    """
+
+    max_denoising_steps: int = 48
+    entropy_bound: float = 0.1
+    t_max: float = 0.8
+    t_min: float = 0.4
+    stability_threshold: int = 1
+    confidence_threshold: float = 0.005
+    max_rerolls: int = 1
+    reroll_entropy_nats: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Raise RequestError, naming the field, for a value out of range."""
+        if self.max_denoising_steps < 1:
+            raise RequestError(f"max_denoising_steps must be at least 1, not {self.max_denoising_steps}")
+        if self.entropy_bound <= 0 or self.confidence_threshold <= 0:
+            raise RequestError("entropy_bound and confidence_threshold must be above 0")
+        if not 0 < self.t_min <= self.t_max:
+            raise RequestError(f"need 0 < t_min <= t_max, not t_min={self.t_min} t_max={self.t_max}")
+        if self.stability_threshold < 0 or self.max_rerolls < 0:
+            raise RequestError("stability_threshold and max_rerolls must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to generate.
+
+    prompt_ids: the whole prompt, chat template applied.
+    max_new_tokens: the answer ends after this many tokens at the latest.
+    seed: all random draws of this request are keyed by it, never by its place in a batch.
+    canvas_length: rows of each canvas, a multiple of ROW_MULTIPLE; None takes the checkpoint's.
+    draft_ids: warm start; the first canvas begins as these ids followed by end-of-sequence filler.
+    draft_noise: the share of the draft's rows (0 to 1) that is replaced by uniform noise first.
+    pins: (row, token id) pairs of the first canvas, held at that token in every step.
+    sampling: None takes the checkpoint's generation_config.json.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    seed: int
+    canvas_length: int | None = None
+    draft_ids: tuple[int, ...] = ()
+    draft_noise: float = 0.0
+    pins: tuple[tuple[int, int], ...] = ()
+    sampling: SamplingConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Raise RequestError, naming the field, for a request that no engine could serve."""
+        if not self.prompt_ids:
+            raise RequestError("prompt_ids is empty")
+        if self.max_new_tokens < 1:
+            raise RequestError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if not 0.0 <= self.draft_noise <= 1.0:
+            raise RequestError(f"draft_noise must lie in 0..1, not {self.draft_noise}")
+        if self.canvas_length is not None and (
+            self.canvas_length < ROW_MULTIPLE or self.canvas_length % ROW_MULTIPLE
+        ):
+            raise RequestError(
+                f"canvas_length must be a positive multiple of {ROW_MULTIPLE}, not {self.canvas_length}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished request.
+
+    token_ids: the answer, without the stop token and what follows it.
+    finish_reason: "stop" (a stop token), "length" (max_new_tokens), or "unconverged" (a canvas
+        was still above the entropy limit after its last re-roll; the text is a best guess).
+    num_steps: denoising forwards of this request's canvases, re-rolls included.
+    mean_entropy_nats: mean over the rows of the last step of each kept canvas.
+    """
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    num_canvases: int
+    num_steps: int
+    num_rerolls: int
+    mean_entropy_nats: float
+    seconds: float

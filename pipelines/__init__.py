@@ -1,0 +1,1 @@
+"""What a job means: schema, prompts, splitting, assembling, checking. No torch, no Celery."""

@@ -1,0 +1,126 @@
+"""How each kind of job is decoded: start, draft noise, sizes, attempts.
+
+The defaults suit any checkpoint. A checkpoint says what suits it better in an optional
+``dgq.json`` in its folder: an object of kinds (``fill``, ``reformat_python``, ``reformat_json``,
+``reformat_other``, ``rewrite``), each an object with some of Decoding's fields.
+"""
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dgq.engine.request import ROW_MULTIPLE
+
+from .errors import DecodingError
+
+FILE_NAME = "dgq.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """The knobs of one kind.
+
+    start: "warm" begins the first canvas as the source text, "cold" as noise.
+    draft_noise: the share of a warm start's rows that is noised first, 0 to 1.
+    piece_tokens: the most source tokens of one piece of a long text.
+    room: answer rows allowed for each source token.
+    max_attempts: how often a piece or slot is asked before the job is given up.
+    slot_tokens: rows for the value of a slot of no known length (fill only).
+    """
+
+    start: Literal["cold", "warm"] = "warm"
+    draft_noise: float = 0.5
+    piece_tokens: int = 192
+    room: float = 1.25
+    max_attempts: int = 3
+    slot_tokens: int = 48
+
+    def __post_init__(self) -> None:
+        """Raise DecodingError, naming the field, for a value of the wrong type or out of range."""
+        if self.start not in ("cold", "warm"):
+            raise DecodingError(f'start must be "cold" or "warm", not {self.start!r}')
+        for name, low, high in (
+            ("draft_noise", 0, 1),
+            ("piece_tokens", 8, 100_000),
+            ("room", 0.25, 16),
+            ("max_attempts", 1, 100),
+            ("slot_tokens", 1, 4096),
+        ):
+            value = getattr(self, name)
+            whole = name in ("piece_tokens", "max_attempts", "slot_tokens")
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise DecodingError(f"{name} must be a {'whole ' * whole}number, not {value!r}")
+            if not low <= value <= high:
+                raise DecodingError(f"{name} must lie in {low}..{high}, not {value}")
+
+    def rows(self, source_tokens: int, canvas_length: int) -> int:
+        """Rows of a canvas for an answer to this many source tokens: a multiple of 16, capped."""
+        return min(round_up(self.needed(source_tokens)), canvas_length)
+
+    def needed(self, source_tokens: int) -> int:
+        """Tokens that the answer to this many source tokens may take, the stop token included."""
+        return int(source_tokens * self.room) + 4
+
+
+@dataclass(frozen=True, slots=True)
+class Decodings:
+    """A Decoding for each kind."""
+
+    fill: Decoding = Decoding(start="cold", draft_noise=0.0)
+    reformat_python: Decoding = Decoding(room=1.5)
+    reformat_json: Decoding = Decoding(room=2.0)
+    reformat_other: Decoding = Decoding(room=1.5)
+    rewrite: Decoding = Decoding()
+
+
+DEFAULT_DECODINGS = Decodings()
+
+
+def round_up(tokens: int) -> int:
+    """The next multiple of 16 rows, at least 16."""
+    return max(-(-tokens // ROW_MULTIPLE), 1) * ROW_MULTIPLE
+
+
+def load_decoding(model_path: Path) -> Decodings:
+    """The checkpoint's decodings: the defaults, changed by its dgq.json if it has one.
+
+    Raises DecodingError, naming the file and the field, for a file that cannot be used.
+    """
+    path = Path(model_path) / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return DEFAULT_DECODINGS
+    except (OSError, UnicodeDecodeError) as error:
+        raise DecodingError(f"cannot read {path}: {error}") from error
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DecodingError(f"{path} is not JSON: {error}") from error
+    try:
+        return _changed(data)
+    except DecodingError as error:
+        raise DecodingError(f"{path}: {error}") from error
+
+
+def _changed(data: Any) -> Decodings:
+    kinds = [field.name for field in fields(Decodings)]
+    knobs = [field.name for field in fields(Decoding)]
+    decodings = DEFAULT_DECODINGS
+    if not isinstance(data, dict):
+        raise DecodingError("must hold an object")
+    for kind, values in data.items():
+        if kind not in kinds:
+            raise DecodingError(f"unknown kind {kind!r}; known are {', '.join(kinds)}")
+        if not isinstance(values, dict):
+            raise DecodingError(f"{kind} must be an object")
+        for name in values:
+            if name not in knobs:
+                raise DecodingError(f"unknown field {kind}.{name}; known are {', '.join(knobs)}")
+        try:
+            decoding = replace(getattr(decodings, kind), **values)
+        except DecodingError as error:
+            raise DecodingError(f"{kind}.{error}") from error
+        decodings = replace(decodings, **{kind: decoding})
+    return decodings

@@ -1,0 +1,30 @@
+"""The texts that the model is asked with, one function per kind of request.
+
+What many requests of a batch share comes first and what differs comes last, so that an engine
+that caches prefixes encodes the shared part once. dgq-tiny is trained on exactly these texts.
+"""
+
+
+def fill_slot_prompt(template: str, record: str, instructions: str, slot: str) -> str:
+    """Ask for the value of one slot.
+
+    template: the template, or the part of it around the slot. record: the facts, as text or as
+    one line of JSON, may be empty. instructions: what the caller said about the slot, may be empty.
+    """
+    parts = [f"Template:\n{template}\n\n"]
+    if record:
+        parts.append(f"Record:\n{record}\n\n")
+    if instructions:
+        parts.append(f"Instructions: {instructions}\n")
+    parts.append(f"Give only the value of {{{{{slot}}}}}.")
+    return "".join(parts)
+
+
+def reformat_prompt(language: str, style: str, code: str) -> str:
+    """Ask for the same program in another layout. style: words, as from ``styles.describe``."""
+    return f"Reformat this {language}. Style: {style}.\n\n{code}"
+
+
+def rewrite_prompt(instruction: str, text: str) -> str:
+    """Ask for the text, changed as the instruction says and in no other way."""
+    return f"Rewrite this text. {instruction}\n\n{text}"

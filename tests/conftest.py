@@ -1,0 +1,28 @@
+"""What all tests share: the size of the sources is printed at the end of each run."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("kernels", "engine", "pipelines", "worker")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print lines per folder and the longest files: a budget that everyone sees."""
+    sizes = {
+        path: len(path.read_text().splitlines())
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    per_folder = {
+        folder: sum(lines for path, lines in sizes.items() if path.is_relative_to(ROOT / folder))
+        for folder in FOLDERS
+    }
+    longest = sorted(sizes, key=lambda path: -sizes[path])[:5]
+    terminalreporter.write_line(
+        "lines: "
+        + ", ".join(f"{folder} {lines}" for folder, lines in per_folder.items() if lines)
+        + "; longest: "
+        + ", ".join(f"{path.relative_to(ROOT)} {sizes[path]}" for path in longest)
+    )

@@ -1,0 +1,363 @@
+"""The engine as a whole: one text in any batch, the loop's specification, and its life cycle."""
+
+import itertools
+import threading
+from concurrent.futures import CancelledError, wait
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dgq.engine.checkpoint import load_model
+from dgq.engine.draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
+from dgq.engine.engine import Engine
+from dgq.engine.errors import CheckpointError, EngineError, RequestError
+from dgq.engine.request import Request, SamplingConfig
+from dgq.engine.sampler import InverseCdf
+
+from .conftest import CANVAS_LENGTH, EOS_IDS, VOCAB_SIZE
+
+SAMPLING = SamplingConfig(
+    max_denoising_steps=12,
+    entropy_bound=4.0,
+    t_max=0.9,
+    t_min=0.3,
+    confidence_threshold=0.5,
+    reroll_entropy_nats=float("inf"),
+)
+
+
+@pytest.fixture(scope="module")
+def engine(calm_checkpoint):
+    with Engine.load(calm_checkpoint, max_canvases=8, max_rows=160) as engine:
+        yield engine
+
+
+def requests(count=24):
+    """Prompts of 1 to 70 tokens, canvases of 16 and 32 rows, answers of one to three canvases."""
+    generator = torch.Generator().manual_seed(count)
+    made = []
+    for seed in range(count):
+        length = int(torch.randint(1, 70, (), generator=generator))
+        prompt = torch.randint(3, VOCAB_SIZE, (length,), generator=generator).tolist()
+        made.append(
+            Request(
+                tuple(prompt),
+                max_new_tokens=[10, 32, 70][seed % 3],
+                seed=seed,
+                canvas_length=[16, 32, None][seed % 3],
+                sampling=replace(
+                    SAMPLING, max_denoising_steps=6 + seed % 7, stability_threshold=seed % 4
+                ),
+            )
+        )
+    return made
+
+
+def text_of(result):
+    return replace(result, seconds=0.0, mean_entropy_nats=round(result.mean_entropy_nats, 3))
+
+
+def plain_generate(model, request):
+    """The specification: one request, one canvas at a time, one row at a time, no batches."""
+    sampling, past, num_steps = request.sampling, None, 0
+    committed: list[int] = []
+    pending = list(request.prompt_ids)
+    for canvas_number in itertools.count():
+        past = plain_encode(model, pending, past)
+        room = request.max_new_tokens - len(committed)
+        width = min(request.canvas_length or CANVAS_LENGTH, -(-room // 16) * 16)
+        key = torch.tensor([canvas_key(request.seed, 0, canvas_number)])
+
+        def draw(purpose, step, width=width, key=key):
+            return draw_bits(key, purpose, torch.tensor([step]), width)[0]
+
+        canvas = to_tokens(draw(Purpose.START_TOKEN, 0), VOCAB_SIZE)
+        soft, history = None, []
+        for step in range(sampling.max_denoising_steps):
+            num_steps += 1
+            length = past[0][0].shape[2]
+            hidden = model.denoise(
+                canvas[None],
+                torch.arange(length, length + width)[None],
+                torch.ones(1, width).bool(),
+                past,
+                torch.ones(1, length).bool(),
+                soft,
+            )
+            share = (sampling.max_denoising_steps - step) / sampling.max_denoising_steps
+            temperature = sampling.t_min + (sampling.t_max - sampling.t_min) * share
+            logits = model.logits(hidden) / temperature
+            soft = model.soft_embeddings(logits)
+            probabilities = logits[0].softmax(dim=-1)
+            entropy = -(probabilities * probabilities.clamp(min=1e-38).log()).sum(dim=-1)
+            argmax = logits[0].argmax(dim=-1)
+            uniforms = to_uniforms(draw(Purpose.SAMPLE, step))
+            noise = to_tokens(draw(Purpose.RENOISE, step), VOCAB_SIZE)
+            next_canvas, spent = noise.clone(), 0.0
+            for row in entropy.argsort().tolist():
+                if spent > sampling.entropy_bound:
+                    break
+                next_canvas[row] = InverseCdf().sample(
+                    probabilities[row : row + 1], uniforms[row : row + 1]
+                )[0]
+                spent += float(entropy[row])
+            canvas = next_canvas
+            last = history[len(history) - sampling.stability_threshold :]
+            stable = len(history) >= sampling.stability_threshold and all(
+                torch.equal(argmax, before) for before in last
+            )
+            if stable and float(entropy.mean()) < sampling.confidence_threshold:
+                break
+            history.append(argmax)
+        for token in argmax.tolist():
+            if token in EOS_IDS:
+                return tuple(committed), "stop", num_steps
+            if len(committed) == request.max_new_tokens:
+                return tuple(committed), "length", num_steps
+            committed.append(token)
+        if len(committed) == request.max_new_tokens:
+            return tuple(committed), "length", num_steps
+        pending = argmax.tolist()
+
+
+def plain_encode(model, ids, past):
+    start = past[0][0].shape[2] if past else 0
+    _, new = model.encode(
+        torch.tensor([ids]),
+        torch.arange(start, start + len(ids))[None],
+        torch.ones(1, len(ids)).bool(),
+        past,
+        torch.ones(1, start).bool() if past else None,
+    )
+    if past is None:
+        return new
+    return [
+        tuple(torch.cat(kv, 2) for kv in zip(*both, strict=True))
+        for both in zip(past, new, strict=True)
+    ]
+
+
+def test_the_engine_equals_a_plain_loop(engine, calm_checkpoint):
+    model = load_model(calm_checkpoint)
+    results = dict(engine.generate(requests()))
+    with torch.inference_mode():
+        for i, request in enumerate(requests()):
+            wanted = plain_generate(model, request)
+            got = results[i]
+            assert (got.token_ids, got.finish_reason, got.num_steps) == wanted, f"request {i}"
+    assert {result.finish_reason for result in results.values()} == {"stop", "length"}
+    assert {result.num_canvases for result in results.values()} == {1, 2, 3}
+
+
+def test_alone_or_in_any_batch_the_text_is_the_same(engine, calm_checkpoint):
+    together = {i: text_of(result) for i, result in engine.generate(requests())}
+    for i, request in enumerate(requests()):
+        assert text_of(engine.submit(request).result()) == together[i], f"request {i}"
+    backwards = dict(engine.generate(reversed(requests())))
+    for i, result in backwards.items():
+        assert text_of(result) == together[len(backwards) - 1 - i]
+    with Engine.load(calm_checkpoint, max_canvases=3, max_rows=64) as narrow:
+        for i, result in narrow.generate(requests()):
+            assert text_of(result) == together[i]
+
+
+def test_the_seed_decides(engine):
+    request = requests()[1]
+    texts = {
+        engine.submit(replace(request, seed=seed)).result().token_ids for seed in (1, 1, 2, 3, -4)
+    }
+    assert len(texts) == 4
+
+
+def test_nothing_is_held_when_idle(engine):
+    list(engine.generate(requests()))
+    assert engine._scheduler.rows_in_use == 0 and engine._scheduler.is_idle
+    assert engine._runner.num_held == 0 and engine._futures == {}
+
+
+def watch(engine, monkeypatch):
+    """Record the canvases that the model is shown: a list of [rows] of a single request."""
+    seen, denoise = [], engine._runner._model.denoise
+
+    def record(canvas_ids, *rest):
+        seen.append(canvas_ids[0].tolist())
+        return denoise(canvas_ids, *rest)
+
+    monkeypatch.setattr(engine._runner._model, "denoise", record)
+    return seen
+
+
+def test_pins_are_held_in_every_step(engine, monkeypatch):
+    seen = watch(engine, monkeypatch)
+    pins = tuple((row, 3 + row) for row in range(0, 16, 3))
+    request = Request((5, 6, 7), 16, seed=3, canvas_length=16, pins=pins, sampling=SAMPLING)
+    result = engine.submit(request).result()
+    assert len(seen) == result.num_steps > 1
+    for canvas in seen:
+        assert all(canvas[row] == token for row, token in pins)
+    assert len({tuple(canvas) for canvas in seen}) > 1  # the free rows moved
+    kept = result.token_ids
+    assert all(kept[row] == token for row, token in pins if row < len(kept))
+    assert len(kept) > 3
+
+
+def test_a_canvas_that_is_all_pins_comes_back(engine):
+    pins = tuple((row, 10 + row) for row in range(16))
+    request = Request((5, 6), 16, seed=3, canvas_length=16, pins=pins, sampling=SAMPLING)
+    result = engine.submit(request).result()
+    assert result.token_ids == tuple(range(10, 26)) and result.mean_entropy_nats == 0.0
+
+
+@pytest.mark.parametrize(("noise", "low", "high"), [(0.0, 0, 0), (0.5, 8, 24), (1.0, 30, 32)])
+def test_warm_start(engine, monkeypatch, noise, low, high):
+    seen = watch(engine, monkeypatch)
+    draft, filler = tuple(range(20, 40)), engine._limits.filler_id
+    assert filler == EOS_IDS[0]
+    request = Request(
+        (5, 6), 32, seed=1, draft_ids=draft, draft_noise=noise, pins=((0, 99),), sampling=SAMPLING
+    )
+    engine.submit(request).result()
+    wanted = [99, *draft[1:]] + [filler] * 12
+    assert seen[0][0] == 99
+    changed = sum(a != b for a, b in zip(seen[0], wanted, strict=True))
+    assert low <= changed <= high
+
+
+def test_reroll_starts_from_other_noise_until_exhausted(engine, monkeypatch):
+    seen = watch(engine, monkeypatch)
+    sampling = replace(
+        SAMPLING,
+        max_denoising_steps=3,
+        confidence_threshold=1e-9,
+        reroll_entropy_nats=1e-9,
+        max_rerolls=2,
+    )
+    draft = tuple(range(20, 52))
+    request = Request((5, 6), 32, seed=1, draft_ids=draft, draft_noise=0.25, sampling=sampling)
+    result = engine.submit(request).result()
+    assert result.finish_reason == "unconverged"
+    assert (result.num_steps, result.num_rerolls, result.num_canvases) == (9, 2, 1)
+    starts = [seen[0], seen[3], seen[6]]
+    kept = [sum(a == b for a, b in zip(start, draft, strict=True)) for start in starts]
+    assert kept[0] >= 16 and kept[1] >= 16 and kept[2] <= 2  # the last from noise alone
+    assert len({tuple(start) for start in starts}) == 3
+    assert engine._scheduler.rows_in_use == 0
+
+    monkeypatch.undo()
+    patient = replace(sampling, reroll_entropy_nats=float("inf"))
+    result = engine.submit(replace(request, sampling=patient)).result()
+    assert result.num_rerolls == 0 and result.num_steps % 3 == 0
+    assert result.finish_reason in ("stop", "length")
+
+
+def test_a_bad_request_stops_nothing_else(engine):
+    good, bad = requests()[0], Request((VOCAB_SIZE,), 16, seed=0)
+    futures = [engine.submit(request) for request in (good, bad, good)]
+    with pytest.raises(RequestError, match=f"token id {VOCAB_SIZE}"):
+        futures[1].result()
+    assert futures[0].result().token_ids == futures[2].result().token_ids
+    with pytest.raises(RequestError, match="positions"):
+        list(engine.generate([good, Request((3,), 1000, seed=0)]))
+
+
+def test_generate_pulls_its_input_only_as_needed(engine):
+    pulled = 0
+
+    def endless():
+        nonlocal pulled
+        for request in itertools.cycle(requests()):
+            pulled += 1
+            yield request
+
+    results = engine.generate(endless())
+    for done in range(1, 30):
+        next(results)
+        assert pulled <= done + 2 * 8
+    results.close()
+    assert list(engine.generate([])) == []
+
+
+def test_submit_from_many_threads(engine):
+    wanted = {i: text_of(result) for i, result in engine.generate(requests())}
+    got = {}
+
+    def work(indices):
+        futures = {i: engine.submit(requests()[i]) for i in indices}
+        got.update({i: text_of(future.result()) for i, future in futures.items()})
+
+    threads = [threading.Thread(target=work, args=(range(k, 24, 4),)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == wanted
+
+
+def test_cancelling_what_waits(calm_checkpoint):
+    with Engine.load(calm_checkpoint, max_canvases=1, max_rows=32) as engine:
+        futures = [engine.submit(request) for request in requests()]
+        cancelled = [future for future in futures[10:] if future.cancel()]
+        assert cancelled
+        wait(futures)
+        assert all(future.result() for future in futures if future not in cancelled)
+        with pytest.raises(CancelledError):
+            cancelled[0].result()
+
+
+def test_close_fails_what_is_pending_and_refuses_more(calm_checkpoint):
+    engine = Engine.load(calm_checkpoint, max_canvases=1, max_rows=32)
+    futures = [engine.submit(request) for request in requests()]
+    engine.close()
+    engine.close()
+    assert all(future.done() for future in futures)
+    with pytest.raises(EngineError, match="the engine is closed"):
+        futures[-1].result()
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.submit(requests()[0])
+
+
+def test_a_failing_step_reaches_every_future(calm_checkpoint, monkeypatch):
+    engine = Engine.load(calm_checkpoint, max_canvases=2, max_rows=64)
+
+    def broken(*arguments):
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(engine._runner._model, "denoise", broken)
+    futures = []
+    with pytest.raises(EngineError, match="RuntimeError: device lost"):
+        for request in requests():
+            futures.append(engine.submit(request))
+        futures[0].result(timeout=60)
+    for future in futures:
+        assert "device lost" in str(future.exception(timeout=60))
+    with pytest.raises(EngineError, match="the engine stopped: RuntimeError: device lost"):
+        engine.submit(requests()[0])
+    engine.close()
+
+
+def test_16_bit_weights_run(calm_checkpoint):
+    with Engine.load(calm_checkpoint, dtype="bfloat16") as engine:
+        results = dict(engine.generate(requests()))
+    assert len(results) == 24
+
+
+def test_what_the_engine_says_of_itself(engine, calm_checkpoint):
+    assert engine.canvas_length == CANVAS_LENGTH
+    assert engine.model_path == calm_checkpoint and engine.model_name == calm_checkpoint.name
+    assert engine.sampling.entropy_bound == 4.0
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        _ = engine.tokenizer
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, not 'int8'"),
+        ({"max_canvases": 0}, "need max_canvases >= 1"),
+        ({"max_rows": 16}, "max_rows >= canvas_length 32"),
+    ],
+)
+def test_bad_settings(calm_checkpoint, settings, message):
+    with pytest.raises(EngineError, match=message):
+        Engine.load(calm_checkpoint, **settings)

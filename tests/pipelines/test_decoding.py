@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from dgq.pipelines.decoding import Decodings, load_decoding
+from dgq.pipelines.errors import DecodingError
+
+
+def test_without_a_file_the_defaults(tmp_path):
+    assert load_decoding(tmp_path) == Decodings()
+    assert (Decodings().fill.start, Decodings().rewrite.start) == ("cold", "warm")
+
+
+def test_a_file_changes_some_fields(tmp_path):
+    (tmp_path / "dgq.json").write_text(
+        json.dumps(
+            {"rewrite": {"draft_noise": 0.25, "piece_tokens": 64}, "fill": {"slot_tokens": 32}}
+        )
+    )
+    decodings = load_decoding(tmp_path)
+    assert (decodings.rewrite.draft_noise, decodings.rewrite.piece_tokens) == (0.25, 64)
+    assert decodings.rewrite.start == "warm" and decodings.fill.slot_tokens == 32
+    assert decodings.reformat_json == Decodings().reformat_json
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must hold an object"),
+        ('{"reformat": {}}', "unknown kind 'reformat'; known are fill, reformat_python"),
+        ('{"fill": 1}', "fill must be an object"),
+        ('{"fill": {"noise": 1}}', "unknown field fill.noise; known are start"),
+        ('{"fill": {"start": "hot"}}', "fill.start must be"),
+        ('{"fill": {"draft_noise": 2}}', "fill.draft_noise must lie in 0..1"),
+        ('{"fill": {"room": "wide"}}', "fill.room must be a number"),
+        ('{"fill": {"max_attempts": 1.5}}', "fill.max_attempts must be a whole number"),
+        ('{"fill": {"max_attempts": true}}', "whole number"),
+        ("\xff", "cannot read"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, words):
+    (tmp_path / "dgq.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DecodingError) as caught:
+        load_decoding(tmp_path)
+    assert words in str(caught.value) and "dgq.json" in str(caught.value)

@@ -1,0 +1,97 @@
+"""The made jobs: every right answer passes the checks that the product makes."""
+
+import json
+import random
+
+import pytest
+from dgq.pipelines.record import is_grounded
+from dgq.pipelines.same_program import difference
+from dgq.pipelines.styles import style_of
+from dgq.pipelines.template import parse_template
+from training.fills import fill_job
+from training.json_documents import json_job
+from training.python_functions import STYLES, python_job, restyle
+from training.rewrites import REPLACE, RULES, rewrite_case
+
+SPLITS = ["train", "held_out"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_fill_answers_are_in_the_record_under_other_names(split: str) -> None:
+    rng = random.Random(1)
+    for _ in range(200):
+        made = fill_job(rng, split)
+        template = parse_template(str(made.job["template"]))
+        assert len(template.names) == len(made.cases)
+        values = {}
+        for name, case in zip(sorted(template.names), made.cases, strict=True):
+            assert is_grounded(case.answer, made.job["record"])
+            assert name not in made.job["record"] or isinstance(made.job["record"], str)
+        for case in made.cases:
+            slot = case.prompt.rsplit("{{", 1)[1].removesuffix("}}.")
+            values[slot] = case.answer
+        assert template.assemble(values) == made.expected
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_json_answers_have_equal_values_and_the_wanted_layout(split: str) -> None:
+    rng = random.Random(2)
+    for _ in range(200):
+        made = json_job(rng, split)
+        code, style = str(made.job["code"]), style_of("json", str(made.job["style"]))
+        assert code != made.expected
+        assert difference(code, made.expected, "json") is None
+        assert style.check is not None and style.check(made.expected) is None
+        json.loads(code)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_python_answers_are_the_same_program_in_the_wanted_layout(split: str) -> None:
+    rng = random.Random(3)
+    untidy = 0
+    for _ in range(150):
+        made = python_job(rng, split)
+        code, style = str(made.job["code"]), style_of("python", str(made.job["style"]))
+        assert difference(code, made.expected, "python") is None
+        assert style.check is not None and style.check(made.expected) is None, made.expected
+        untidy += style.check(code) is not None
+    assert untidy > 100  # the sources do need work
+
+
+def test_a_style_is_described_to_the_model_as_the_product_does() -> None:
+    for name, style in STYLES.items():
+        assert style_of("python", name).words == style.words
+
+
+def test_restyle_leaves_several_line_strings_alone() -> None:
+    assert restyle('def f():\n    """Two\n    lines."""\n', STYLES["pep8"]) is None
+
+
+@pytest.mark.parametrize(
+    ("instruction", "text", "answer"),
+    [
+        ("Use British spelling.", "The Color of the center.", "The Colour of the centre."),
+        ("Expand all contractions.", "It's late, I can't go.", "It is late, I cannot go."),
+        ("Write the numbers one to twelve as digits.", "Two of ten.", "2 of 10."),
+        ("Remove the filler words.", "It is really very good.", "It is good."),
+        ("Use we instead of I.", "I was there. My cat and I.", "We were there. Our cat and we."),
+    ],
+)
+def test_rules(instruction: str, text: str, answer: str) -> None:
+    assert RULES[instruction](text) == answer
+
+
+def test_rewrites_obey_their_instruction() -> None:
+    rng = random.Random(4)
+    seen = set()
+    for _ in range(300):
+        instruction, case = rewrite_case(rng, "held_out", [])
+        if instruction in RULES:
+            assert case.answer == RULES[instruction](case.draft)
+            seen.add(instruction)
+        else:
+            old, new = instruction.split('"')[1::2]
+            assert instruction == REPLACE.format(old, new)
+            assert new in case.answer and old in case.draft
+            seen.add("replace")
+    assert seen == {*RULES, "replace"}

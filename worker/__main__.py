@@ -1,0 +1,5 @@
+"""``python -m dgq.worker`` is ``dgq``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""The one engine of this process."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dgq.engine
+from dgq.engine.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from dgq.engine.engine import Engine
+
+SHIPPED_MODEL_PATH = Path(dgq.engine.__path__[0]) / "dgq-tiny"
+"""Where dgq-tiny lies, known without importing torch."""
+
+
+def load_engine(model_path: Path | None) -> "Engine":
+    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch.
+
+    Raises CheckpointError where the folder is missing or is not a checkpoint.
+    """
+    check_model_path(model_path)
+    from dgq.engine.engine import Engine
+
+    return Engine.load(model_path)
+
+
+def check_model_path(model_path: Path | None) -> None:
+    """Raise CheckpointError for a folder that cannot be a checkpoint, before torch is imported."""
+    if model_path is None:
+        return
+    if not model_path.is_dir():
+        raise CheckpointError(f"the model folder {model_path} does not exist")
+    if not (model_path / "config.json").is_file():
+        raise CheckpointError(f"{model_path} is not a checkpoint: it has no config.json")

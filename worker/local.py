@@ -1,0 +1,97 @@
+"""Jobs in, results out, in this process: the same from Python as from the command line.
+
+    from dgq.worker.local import run
+
+    for result in run(jobs):
+        print(result.id, result.status, result.output)
+
+``jobs`` may be a generator of any length: it is pulled only as far as the engine has room.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgq.pipelines.errors import JobError
+from dgq.pipelines.job import Job
+from dgq.pipelines.parsing import parse_job
+from dgq.pipelines.reading import BadLine
+from dgq.pipelines.result import JobResult
+from dgq.pipelines.run import RunOptions, run_jobs
+
+from .host import load_engine
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What holds for all jobs of a run.
+
+    ordered: results in input order. seed: for jobs without one of their own. max_attempts:
+    likewise; None takes the checkpoint's.
+    """
+
+    ordered: bool = False
+    seed: int | None = None
+    max_attempts: int | None = None
+
+
+def run(
+    jobs: Iterable[Job | Mapping[str, Any]],
+    *,
+    model: Path | str | None = None,
+    ordered: bool = False,
+    seed: int | None = None,
+    max_attempts: int | None = None,
+) -> Generator[JobResult, None, None]:
+    """Yield one result for each job, as they finish; a bad job gives an ``error`` result.
+
+    jobs: Job objects, or mappings as in the lines of a file of jobs. model: a checkpoint folder,
+    None for the shipped dgq-tiny; it is loaded at the first result and closed with the generator.
+    Raises CheckpointError for a folder that is no checkpoint.
+    """
+    settings = RunSettings(ordered=ordered, seed=seed, max_attempts=max_attempts)
+    path = None if model is None else Path(model)
+    with results_of(_entries(jobs), path, settings) as results:
+        yield from results
+
+
+@contextmanager
+def results_of(
+    entries: Iterable[Job | BadLine], model_path: Path | None, settings: RunSettings
+) -> Iterator[Iterator[JobResult]]:
+    """Load the engine, hand out the results, and close both."""
+    options = RunOptions(ordered=settings.ordered)
+    jobs = (_with_settings(entry, settings) for entry in entries)
+    with (
+        load_engine(model_path) as engine,
+        closing(run_jobs(jobs, engine, options=options)) as results,
+    ):
+        yield results
+
+
+def _with_settings(entry: Job | BadLine, settings: RunSettings) -> Job | BadLine:
+    """The job with the run's seed and attempts where it has none of its own."""
+    if isinstance(entry, BadLine):
+        return entry
+    own = {"seed": settings.seed, "max_attempts": settings.max_attempts}
+    update = {
+        name: value
+        for name, value in own.items()
+        if value is not None and getattr(entry, name) is None
+    }
+    return entry.model_copy(update=update) if update else entry
+
+
+def _entries(jobs: Iterable[Job | Mapping[str, Any]]) -> Iterator[Job | BadLine]:
+    for number, job in enumerate(jobs, start=1):
+        if not isinstance(job, Mapping):
+            yield job
+            continue
+        try:
+            yield parse_job(dict(job))
+        except JobError as error:
+            given = job.get("id")
+            job_id = given if isinstance(given, str) else None
+            yield BadLine(number, error.message, job_id, error.field)

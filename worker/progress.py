@@ -1,0 +1,124 @@
+"""Progress on stderr: a live bar on a terminal, one plain line now and then elsewhere."""
+
+import sys
+import threading
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .summary import Tally
+
+_CHUNK_BYTES = 1 << 20
+
+
+def progress(
+    tally: Tally, *, total: int | None, quiet: bool, live: bool, interval_s: float
+) -> AbstractContextManager[object]:
+    """Show how ``tally`` grows while the context is open. total: None where it is not known."""
+    if quiet:
+        return nullcontext()
+    return LiveBar(tally, total) if live else PlainLines(tally, total, interval_s)
+
+
+def count_lines(path: Path) -> int:
+    """How many lines of the file are not blank, read in chunks."""
+    num_lines, line_has_text = 0, False
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            first, *others = chunk.split(b"\n")
+            line_has_text = line_has_text or bool(first.strip())
+            for piece in others:
+                num_lines += line_has_text
+                line_has_text = bool(piece.strip())
+    return num_lines + line_has_text
+
+
+class PlainLines:
+    """One line every ``interval_s`` seconds, from a thread: results may be far apart."""
+
+    def __init__(self, tally: Tally, total: int | None, interval_s: float) -> None:
+        self._tally = tally
+        self._total = total
+        self._interval_s = interval_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dgq-progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Stop it."""
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(self._interval_s):
+            print(f"dgq: {self._tally.progress_line(self._total)}", file=sys.stderr, flush=True)
+
+
+class LiveBar:
+    """A rich progress bar that reads the tally a few times a second."""
+
+    def __init__(self, tally: Tally, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._tally = tally
+        self._total = total
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=total)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dgq-progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Draw the bar."""
+        self._bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Draw it a last time and leave it there."""
+        self._done.set()
+        self._thread.join()
+        self._draw()
+        self._bar.stop()
+
+    def _run(self) -> None:
+        while not self._done.wait(0.2):
+            self._draw()
+
+    def _draw(self) -> None:
+        tally = self._tally
+        self._bar.update(
+            self._task, completed=tally.num_rows, description=tally.rates(time.monotonic())
+        )
+        self._bar.refresh()
