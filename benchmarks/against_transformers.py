@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
 from dgq.engine.request import Request, Result
 from dgq.pipelines.reading import read_jobs
@@ -139,7 +140,9 @@ def main() -> None:
         for batch_size in BATCH_SIZES:
             setting = Setting(batch_size, experts)
             trials.append((run_reference(model, sample, setting), setting))
-            print(f"transformers {setting}: {len(sample) / trials[-1][0]:.2f} prompts/s", flush=True)
+            print(
+                f"transformers {setting}: {len(sample) / trials[-1][0]:.2f} prompts/s", flush=True
+            )
     best = min(trials, key=lambda trial: trial[0])[1]
     report: dict[str, Any] = {"jobs": len(lines), "dgq_seconds": seconds, "dgq": facts}
     model = load_reference(best.experts)

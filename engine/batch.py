@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .attention import LayerKV
 from .canvas import Generation
 from .draws import canvas_key
-from .model import LayerKV
 from .sampler import (
     EntropyBoundAcceptance,
     LinearTemperatureSchedule,

@@ -48,7 +48,9 @@ class ModelConfig:
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise CheckpointError(f"{path.parent} is not a checkpoint: it has no {path.name}") from None
+            raise CheckpointError(
+                f"{path.parent} is not a checkpoint: it has no {path.name}"
+            ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot read {path}: {error}") from None
         try:
@@ -76,7 +78,9 @@ class ModelConfig:
             if text.get(name, wanted) != wanted:
                 raise CheckpointError(f"{name} is {text[name]!r}; dgq knows {wanted!r} only")
         if text.get("use_bidirectional_attention") == "all":
-            raise CheckpointError("use_bidirectional_attention is 'all'; dgq needs a causal encoder")
+            raise CheckpointError(
+                "use_bidirectional_attention is 'all'; dgq needs a causal encoder"
+            )
         full_head_dim, full_kv_heads = _full_layer_overrides(text, layer_types)
         rope = _field(text, "rope_parameters", dict)
         return cls(
@@ -121,7 +125,9 @@ def _full_layer_overrides(text: dict[str, Any], layer_types: list[str]) -> tuple
     kv_heads = text.get("num_global_key_value_heads") or text.get("num_key_value_heads")
     per_layer = text.get("per_layer_config")
     if isinstance(per_layer, dict):
-        overrides = [per_layer.get(str(i), {}) for i, kind in enumerate(layer_types) if kind == FULL]
+        overrides = [
+            per_layer.get(str(i), {}) for i, kind in enumerate(layer_types) if kind == FULL
+        ]
         if any(other != overrides[0] for other in overrides):
             raise CheckpointError("per_layer_config differs between full-attention layers")
         if overrides:

@@ -32,11 +32,15 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         """Raise RequestError, naming the field, for a value out of range."""
         if self.max_denoising_steps < 1:
-            raise RequestError(f"max_denoising_steps must be at least 1, not {self.max_denoising_steps}")
+            raise RequestError(
+                f"max_denoising_steps must be at least 1, not {self.max_denoising_steps}"
+            )
         if self.entropy_bound <= 0 or self.confidence_threshold <= 0:
             raise RequestError("entropy_bound and confidence_threshold must be above 0")
         if not 0 < self.t_min <= self.t_max:
-            raise RequestError(f"need 0 < t_min <= t_max, not t_min={self.t_min} t_max={self.t_max}")
+            raise RequestError(
+                f"need 0 < t_min <= t_max, not t_min={self.t_min} t_max={self.t_max}"
+            )
         if self.stability_threshold < 0 or self.max_rerolls < 0:
             raise RequestError("stability_threshold and max_rerolls must not be negative")
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .attention import LayerKV
 from .batch import CanvasBatch, CanvasRows, pad_kv
 from .canvas import Generation
 from .draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
 from .head import RowReadings, read_rows
-from .model import DiffusionGemma, LayerKV
+from .model import DiffusionGemma
 from .sampler import UniformRenoise
 
 

@@ -7,6 +7,7 @@ content. The price is small; the gain is that no text needs escaping.)
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class Tokenizer:
             return list(encoding.ids)
         return self._without_control_tokens(text, encoding)
 
-    def decode(self, token_ids: list[int] | tuple[int, ...]) -> str:
+    def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
         return self._template_tokenizer.decode(
             [token for token in token_ids if token not in self._control_ids],

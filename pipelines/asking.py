@@ -42,7 +42,8 @@ class Question:
 
     key: names it within its job, in seeds and in checks. judge: from the answer's text to the
     value to keep; raises Rejected for an answer that does not do. must_converge: whether a best
-    guess is refused (where the judge cannot prove an answer right).
+    guess is refused (where the judge cannot prove an answer right). draft_ids: what the canvas starts
+    from, but for the share that noise_of gives for the attempt.
     expected_tokens: of the answer, for estimates.
     """
 
@@ -53,7 +54,7 @@ class Question:
     expected_tokens: int
     judge: Callable[[str], str]
     draft_ids: tuple[int, ...] = ()
-    draft_noise: float = 0.0
+    noise_of: Callable[[int], float] = lambda attempt: 1.0
     must_converge: bool = True
 
 
@@ -112,7 +113,6 @@ def piece_question(
     """A question whose answer resembles a source text: a warm start if the decoding says so."""
     source_ids = tuple(context.tokenizer.encode(source))
     rows = decoding.rows(len(source_ids), context.canvas_length)
-    warm = decoding.start == "warm"
     return Question(
         key=key,
         prompt_ids=chat(context.tokenizer, prompt),
@@ -120,20 +120,22 @@ def piece_question(
         max_new_tokens=max(2 * rows, round_up(2 * decoding.needed(len(source_ids)))),
         expected_tokens=len(source_ids),
         judge=judge,
-        draft_ids=source_ids[:rows] if warm else (),
-        draft_noise=decoding.draft_noise if warm else 0.0,
+        draft_ids=source_ids[:rows],
+        noise_of=decoding.noise_of,
         must_converge=must_converge,
     )
 
 
 def _request(job: Job, question: Question, attempt: int) -> Request:
+    noise = question.noise_of(attempt)
+    warm = noise < 1 and bool(question.draft_ids)
     return Request(
         prompt_ids=question.prompt_ids,
         max_new_tokens=question.max_new_tokens,
         seed=seed_of(job, question.key, attempt),
         canvas_length=question.canvas_length,
-        draft_ids=question.draft_ids,
-        draft_noise=question.draft_noise,
+        draft_ids=question.draft_ids if warm else (),
+        draft_noise=noise if warm else 0.0,
     )
 
 

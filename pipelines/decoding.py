@@ -1,4 +1,4 @@
-"""How each kind of job is decoded: start, draft noise, sizes, attempts.
+"""How each kind of job is decoded: draft noise, sizes, attempts.
 
 The defaults suit any checkpoint. A checkpoint says what suits it better in an optional
 ``dgq.json`` in its folder: an object of kinds (``fill``, ``reformat_python``, ``reformat_json``,
@@ -8,7 +8,7 @@ The defaults suit any checkpoint. A checkpoint says what suits it better in an o
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dgq.engine.request import ROW_MULTIPLE
 
@@ -17,20 +17,27 @@ from .errors import DecodingError
 FILE_NAME = "dgq.json"
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """The knobs of one kind.
 
-    start: "warm" begins the first canvas as the source text, "cold" as noise.
-    draft_noise: the share of a warm start's rows that is noised first, 0 to 1.
+    draft_noise: for each attempt, the last one for all after it, the share of the first canvas's
+        rows that starts as noise, 0 to 1; the others start as the source text. 1 is a cold start.
     piece_tokens: the most source tokens of one piece of a long text.
     room: answer rows allowed for each source token.
     max_attempts: how often a piece or slot is asked before the job is given up.
     slot_tokens: rows for the value of a slot of no known length (fill only).
     """
 
-    start: Literal["cold", "warm"] = "warm"
-    draft_noise: float = 0.5
+    draft_noise: tuple[float, ...] = (0.5,)
     piece_tokens: int = 192
     room: float = 1.25
     max_attempts: int = 3
@@ -38,10 +45,10 @@ class Decoding:
 
     def __post_init__(self) -> None:
         """Raise DecodingError, naming the field, for a value of the wrong type or out of range."""
-        if self.start not in ("cold", "warm"):
-            raise DecodingError(f'start must be "cold" or "warm", not {self.start!r}')
+        noises = self.draft_noise
+        if not (isinstance(noises, tuple) and noises and all(map(_is_share, noises))):
+            raise DecodingError(f"draft_noise must be a list of numbers in 0..1, not {noises!r}")
         for name, low, high in (
-            ("draft_noise", 0, 1),
             ("piece_tokens", 8, 100_000),
             ("room", 0.25, 16),
             ("max_attempts", 1, 100),
@@ -49,10 +56,14 @@ class Decoding:
         ):
             value = getattr(self, name)
             whole = name in ("piece_tokens", "max_attempts", "slot_tokens")
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            if not _is_number(value) or (whole and not isinstance(value, int)):
                 raise DecodingError(f"{name} must be a {'whole ' * whole}number, not {value!r}")
             if not low <= value <= high:
                 raise DecodingError(f"{name} must lie in {low}..{high}, not {value}")
+
+    def noise_of(self, attempt: int) -> float:
+        """The draft noise of an attempt, counted from 0."""
+        return self.draft_noise[min(attempt, len(self.draft_noise) - 1)]
 
     def rows(self, source_tokens: int, canvas_length: int) -> int:
         """Rows of a canvas for an answer to this many source tokens: a multiple of 16, capped."""
@@ -67,7 +78,7 @@ class Decoding:
 class Decodings:
     """A Decoding for each kind."""
 
-    fill: Decoding = Decoding(start="cold", draft_noise=0.0)
+    fill: Decoding = Decoding(draft_noise=(1.0,))
     reformat_python: Decoding = Decoding(room=1.5)
     reformat_json: Decoding = Decoding(room=2.0)
     reformat_other: Decoding = Decoding(room=1.5)
@@ -119,6 +130,8 @@ def _changed(data: Any) -> Decodings:
             if name not in knobs:
                 raise DecodingError(f"unknown field {kind}.{name}; known are {', '.join(knobs)}")
         try:
+            if isinstance(values.get("draft_noise"), list):
+                values["draft_noise"] = tuple(values["draft_noise"])
             decoding = replace(getattr(decodings, kind), **values)
         except DecodingError as error:
             raise DecodingError(f"{kind}.{error}") from error

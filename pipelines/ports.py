@@ -15,7 +15,7 @@ class TextTokenizer(Protocol):
         """The ids of a text, without special tokens."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids, special tokens skipped."""
         ...
 

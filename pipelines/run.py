@@ -1,17 +1,17 @@
 """Many jobs at once over one engine: jobs in, results out as they finish, memory bounded.
 
-Jobs are generators (asking.py). One thread, the caller's, advances them; the engine's futures only
-put a note into a queue. New jobs are taken while few requests are in flight, so an endless input is
-read no faster than it is worked off.
+Jobs are generators (asking.py). One thread, the caller's, advances them; the engine's futures and the
+reader of the input only put notes into a queue. New jobs are taken while few requests are in flight,
+so an endless input is read no faster than it is worked off.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty, SimpleQueue
+from itertools import count
+from queue import SimpleQueue
 from typing import Any
 
 from dgq.engine.errors import DgqError, EngineError, RequestError
@@ -20,6 +20,7 @@ from dgq.engine.request import Result
 from . import fill, reformat, rewrite
 from .asking import Context, Outcome, Steps
 from .decoding import Decodings, load_decoding
+from .intake import Intake
 from .job import Job
 from .ports import TextEngine
 from .reading import BadLine
@@ -54,31 +55,41 @@ def run_jobs(
 ) -> Generator[JobResult, None, None]:
     """Yield one result for each job and each bad line, as they finish.
 
-    Whatever goes wrong in a job is a result with status "error". Raises what ``jobs`` raises, and
+    ``jobs`` is iterated in a thread of its own, so that a slow input holds up no result. Whatever
+    goes wrong in a job is a result with status "error". Raises what ``jobs`` raises, and
     EngineError when the engine itself is dead. Closing the generator cancels what is in flight.
     """
     decodings = options.decodings or load_decoding(engine.model_path)
-    driver = _Driver(engine, Context(engine.tokenizer, engine.canvas_length, decodings))
-    source = enumerate(jobs)
+    context = Context(engine.tokenizer, engine.canvas_length, decodings)
+    notes: SimpleQueue[int | None] = SimpleQueue()
+    intake = Intake(jobs, partial(notes.put, None))
+    driver = _Driver(engine, context, notes)
     waiting: dict[int, JobResult] = {}
     due = 0
-    exhausted = False
     try:
-        while not exhausted or driver.in_flight or waiting:
+        while True:
             window = len(driver.in_flight) + len(waiting)
             room = window < options.max_jobs and driver.requests < options.enough_requests
-            if not exhausted and room:
-                exhausted = options.stop() or not driver.take(source)
-            block = exhausted or not room
-            for index, result in driver.finished(block=block and not driver.done):
+            if room and not options.stop():
+                intake.ask()
+            if not intake.asked and not driver.in_flight:
+                return
+            index = notes.get()
+            if index is None:
+                for entry in intake.take():
+                    driver.start(entry)
+            else:
+                driver.note(index)
+            for number, result in driver.take_done():
                 if not options.ordered:
                     yield result
                     continue
-                waiting[index] = result
+                waiting[number] = result
                 while due in waiting:
                     yield waiting.pop(due)
                     due += 1
     finally:
+        intake.close()
         driver.cancel()
 
 
@@ -99,39 +110,32 @@ class _Flight:
 class _Driver:
     """Advances the jobs in flight. All methods are called by one thread."""
 
-    def __init__(self, engine: TextEngine, context: Context) -> None:
+    def __init__(
+        self, engine: TextEngine, context: Context, notes: SimpleQueue[int | None]
+    ) -> None:
+        """notes: where the number of a job is put when one of its requests is answered."""
         self.engine = engine
         self.context = context
         self.in_flight: dict[int, _Flight] = {}
         self.requests = 0
-        self.done: deque[tuple[int, JobResult]] = deque()
-        self._notes: SimpleQueue[int] = SimpleQueue()
+        self._notes = notes
+        self._done: list[tuple[int, JobResult]] = []
+        self._numbers = count()
 
-    def take(self, source: Iterator[tuple[int, Job | BadLine]]) -> bool:
-        """Start the next job; False where there is none."""
-        item = next(source, None)
-        if item is None:
-            return False
-        index, job = item
+    def start(self, job: Job | BadLine) -> None:
+        """Ask a job's first requests; a bad line is done at once."""
+        index = next(self._numbers)
         if isinstance(job, BadLine):
-            self.done.append((index, bad_line_result(job)))
-            return True
+            self._done.append((index, bad_line_result(job)))
+            return
         flight = _Flight(index, job, RUN[job.kind](job, self.context), time.monotonic())
         self.in_flight[index] = flight
         self._advance(flight, None)
-        return True
 
-    def finished(self, *, block: bool) -> Iterator[tuple[int, JobResult]]:
-        """Results that are there; with ``block``, wait until some request has an answer."""
-        while self.in_flight:
-            try:
-                index = self._notes.get(block=block)
-            except Empty:
-                break
-            block = False
-            self._note(index)
-        while self.done:
-            yield self.done.popleft()
+    def take_done(self) -> list[tuple[int, JobResult]]:
+        """What has finished since the last call, with the numbers of the jobs."""
+        done, self._done = self._done, []
+        return done
 
     def cancel(self) -> None:
         """Give up all jobs in flight."""
@@ -141,7 +145,7 @@ class _Driver:
             flight.steps.close()
         self.in_flight.clear()
 
-    def _note(self, index: int) -> None:
+    def note(self, index: int) -> None:
         """One request of a job has been answered; after the last one the job goes on."""
         self.requests -= 1
         flight = self.in_flight[index]
@@ -218,7 +222,7 @@ class _Driver:
             error=error,
             stats=_stats(flight, self.engine.model_name),
         )
-        self.done.append((flight.index, result))
+        self._done.append((flight.index, result))
 
 
 def bad_line_result(bad: BadLine) -> JobResult:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dgq.engine.model import DiffusionGemma
 from safetensors.torch import save_file
 from torch import Tensor
+
+from dgq.engine.model import DiffusionGemma
 
 from . import tokenizer as tiny
 
@@ -31,7 +32,7 @@ CONFIG: dict[str, Any] = {
         "head_dim": 48,
         "global_head_dim": 96,
         "num_global_key_value_heads": 1,
-        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
         "sliding_window": 512,
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-6,

@@ -44,7 +44,12 @@ def json_job(rng: random.Random, split: Split) -> JobCase:
     sources = [layout(document, other) for other in STYLES] + [_messy(rng, document)] * 2
     source = rng.choice([text for text in sources if text != expected])
     case = Case("json", reformat_prompt("json", STYLES[style], source), source, expected)
-    job: dict[str, object] = {"kind": "reformat", "language": "json", "style": style, "code": source}
+    job: dict[str, object] = {
+        "kind": "reformat",
+        "language": "json",
+        "style": style,
+        "code": source,
+    }
     return JobCase(job, expected, (case,))
 
 

@@ -104,8 +104,10 @@ def _marked(tokens: list[tokenize.TokenInfo]) -> tuple[Token, ...]:
         if text in CLOSERS and brackets:
             brackets.pop()
         operand_before = before is not None and (
-            before.kind in (tokenize.NAME, tokenize.NUMBER, tokenize.STRING)
-            and (not keyword.iskeyword(before.text) or before.text in VALUE_WORDS)
+            (
+                before.kind in (tokenize.NAME, tokenize.NUMBER, tokenize.STRING)
+                and (not keyword.iskeyword(before.text) or before.text in VALUE_WORDS)
+            )
             or before.text in CLOSERS
             or before.text == "..."
         )
@@ -131,12 +133,12 @@ def tidy(left: Token, right: Token, first: str) -> str:
         return "  "
     if left.text in OPENERS or right.text in CLOSERS or right.text in ",;":
         return ""
-    if left.text == "." or right.text == "." and not keyword.iskeyword(left.text):
+    if left.text == "." or (right.text == "." and not keyword.iskeyword(left.text)):
         return "" if left.text != "." or first != "from" or right.text != "import" else " "
     if left.text in (",", ";"):
         return " "
     if right.text == ":" or left.text == ":":
-        if left.bracket == "[" or right.bracket == "[" and right.text == ":":
+        if left.bracket == "[" or (right.bracket == "[" and right.text == ":"):
             return ""
         return "" if right.text == ":" else " "
     if right.text in "([" and right.binary:

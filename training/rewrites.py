@@ -180,7 +180,7 @@ def rewrite_case(rng: random.Random, split: Split, prose: Sequence[str]) -> tupl
     if prose and rng.random() < 0.35:
         made = [rng.choice(prose)]
     text = " ".join(made)
-    instruction = rng.choice(list(RULES) + [REPLACE])
+    instruction = rng.choice([*RULES, REPLACE])
     if instruction == REPLACE:
         instruction, text, answer = _replace(rng, split, text)
     else:

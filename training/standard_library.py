@@ -33,10 +33,11 @@ def _definitions() -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
             continue
         lines = source.splitlines()
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                if docstring := ast.get_docstring(node):
-                    docstrings.append(docstring)
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if docstring := ast.get_docstring(node):
+                docstrings.append(docstring)
+            if isinstance(node, ast.ClassDef):
                 continue
             first = min([node.lineno, *(item.lineno for item in node.decorator_list)])
             text = textwrap.dedent("\n".join(lines[first - 1 : node.end_lineno]))

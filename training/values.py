@@ -73,7 +73,9 @@ def time(rng: random.Random) -> str:
 
 def amount(rng: random.Random) -> str:
     """A sum of money."""
-    number = rng.choice([f"{rng.randint(2, 999)}", f"{rng.randint(2, 4999)}.{rng.randint(0, 99):02}"])
+    number = rng.choice(
+        [f"{rng.randint(2, 999)}", f"{rng.randint(2, 4999)}.{rng.randint(0, 99):02}"]
+    )
     return rng.choice([f"${number}", f"{number} EUR", f"{number} CHF", f"£{number}"])
 
 

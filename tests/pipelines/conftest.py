@@ -39,8 +39,8 @@ class WordTokenizer:
             self.words.append(word)
         return self.ids[word]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(self.words[i] for i in ids if i > 2)
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(self.words[i] for i in token_ids if i > 2)
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         (message,) = messages

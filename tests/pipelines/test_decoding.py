@@ -8,18 +8,18 @@ from dgq.pipelines.errors import DecodingError
 
 def test_without_a_file_the_defaults(tmp_path):
     assert load_decoding(tmp_path) == Decodings()
-    assert (Decodings().fill.start, Decodings().rewrite.start) == ("cold", "warm")
+    assert Decodings().fill.noise_of(0) == 1.0
 
 
 def test_a_file_changes_some_fields(tmp_path):
     (tmp_path / "dgq.json").write_text(
         json.dumps(
-            {"rewrite": {"draft_noise": 0.25, "piece_tokens": 64}, "fill": {"slot_tokens": 32}}
+            {"rewrite": {"draft_noise": [0, 0.25], "piece_tokens": 64}, "fill": {"slot_tokens": 32}}
         )
     )
     decodings = load_decoding(tmp_path)
-    assert (decodings.rewrite.draft_noise, decodings.rewrite.piece_tokens) == (0.25, 64)
-    assert decodings.rewrite.start == "warm" and decodings.fill.slot_tokens == 32
+    assert [decodings.rewrite.noise_of(attempt) for attempt in range(3)] == [0, 0.25, 0.25]
+    assert decodings.rewrite.piece_tokens == 64 and decodings.fill.slot_tokens == 32
     assert decodings.reformat_json == Decodings().reformat_json
 
 
@@ -30,9 +30,11 @@ def test_a_file_changes_some_fields(tmp_path):
         ("[]", "must hold an object"),
         ('{"reformat": {}}', "unknown kind 'reformat'; known are fill, reformat_python"),
         ('{"fill": 1}', "fill must be an object"),
-        ('{"fill": {"noise": 1}}', "unknown field fill.noise; known are start"),
-        ('{"fill": {"start": "hot"}}', "fill.start must be"),
-        ('{"fill": {"draft_noise": 2}}', "fill.draft_noise must lie in 0..1"),
+        ('{"fill": {"noise": 1}}', "unknown field fill.noise; known are draft_noise"),
+        ('{"fill": {"draft_noise": [2]}}', "fill.draft_noise must be a list of numbers in 0..1"),
+        ('{"fill": {"draft_noise": 0.5}}', "fill.draft_noise must be a list"),
+        ('{"fill": {"draft_noise": []}}', "fill.draft_noise must be a list"),
+        ('{"fill": {"draft_noise": [true]}}', "fill.draft_noise must be a list"),
         ('{"fill": {"room": "wide"}}', "fill.room must be a number"),
         ('{"fill": {"max_attempts": 1.5}}', "fill.max_attempts must be a whole number"),
         ('{"fill": {"max_attempts": true}}', "whole number"),

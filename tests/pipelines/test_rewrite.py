@@ -93,7 +93,7 @@ def test_pieces_follow_the_decoding(engine, source_of):
     from dgq.pipelines.run import RunOptions, run_jobs
 
     fake = engine(source_of)
-    decodings = Decodings(rewrite=Decoding(start="cold", piece_tokens=8))
+    decodings = Decodings(rewrite=Decoding(draft_noise=(1.0,), piece_tokens=8))
     text = "One two three. Four five six. Seven eight nine."
     (result,) = run_jobs([job(text)], fake, options=RunOptions(decodings=decodings))
     assert result.output == text and len(fake.requests) == 3

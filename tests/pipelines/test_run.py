@@ -111,18 +111,30 @@ def test_the_input_is_read_no_faster_than_it_is_worked_off(engine, shout, ordere
 
 def test_many_requests_are_in_flight_together(engine, shout):
     held = HeldEngine(engine(shout))
-    most = 0
+    results = run_jobs((rewrite(n) for n in range(500)), held)
+    consumer = threading.Thread(target=list, args=(results,), daemon=True)
+    consumer.start()
+    deadline = time.monotonic() + 30
+    while len(held.held) < 64 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    most = len(held.held)
+    end = releasing(held)
+    consumer.join(timeout=60)
+    end()
+    assert most >= 64 and not consumer.is_alive()
+
+
+def test_a_slow_input_holds_up_no_result(engine, shout):
+    first_is_out = threading.Event()
 
     def jobs():
-        nonlocal most
-        for n in range(500):
-            most = max(most, len(held.held))
-            yield rewrite(n)
+        yield rewrite(0)
+        assert first_is_out.wait(timeout=30)  # the second line comes only after the first result
+        yield rewrite(1)
 
-    end = releasing(held)
-    assert len(list(run_jobs(jobs(), held))) == 500
-    end()
-    assert most >= 64
+    for result in run_jobs(jobs(), engine(shout)):
+        assert result.status == "ok"
+        first_is_out.set()
 
 
 def test_one_failing_job_does_not_stop_the_others(engine, shout, monkeypatch):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from dgq.engine.engine import DEFAULT_MODEL_PATH
 
 

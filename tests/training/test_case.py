@@ -3,7 +3,8 @@
 import random
 
 import pytest
-from training.case import is_held_out, pick
+
+from training.case import Split, is_held_out, pick
 from training.values import person
 
 
@@ -13,7 +14,7 @@ def test_an_eighth_is_held_out() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
-def test_pick_stays_in_its_split(split: str) -> None:
+def test_pick_stays_in_its_split(split: Split) -> None:
     rng = random.Random(0)
     drawn = [pick(rng, person, split) for _ in range(50)]
     assert {is_held_out(value) for value in drawn} == {split == "held_out"}

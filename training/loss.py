@@ -1,0 +1,71 @@
+"""The training loss, in its three parts."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgq.engine.model import DiffusionGemma
+
+from .examples import Batch
+
+
+class RouterWatch:
+    """Collects the routers' probabilities for the balance loss."""
+
+    def __init__(self, model: DiffusionGemma) -> None:
+        self.seen: list[tuple[Tensor, Tensor]] = []
+        for layer in model.decoder.layers:
+            layer.router.register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: object, output: tuple[Tensor, ...]) -> None:
+        self.seen.append((output[0], output[2]))
+
+    def balance_loss(self) -> Tensor:
+        """num_experts * sum(share of rows * mean probability), 1 when balanced (Switch)."""
+        losses = []
+        for probabilities, experts in self.seen:
+            share = F.one_hot(experts, probabilities.shape[1]).float().mean(dim=(0, 1))
+            losses.append(probabilities.shape[1] * (share * probabilities.mean(dim=0)).sum())
+        self.seen.clear()
+        return torch.stack(losses).mean()
+
+
+def losses(model: DiffusionGemma, watch: RouterWatch, batch: Batch) -> dict[str, Tensor]:
+    """The parts of the loss for one batch."""
+    size, length = batch.texts.shape
+    device = batch.texts.device
+    positions = torch.arange(length, device=device).expand(size, length)
+    hidden, text_kv = model.encode(batch.texts, positions, batch.text_valid)
+    known = batch.text_valid[:, 1:]
+    next_logits = model.logits(hidden[:, :-1][known])
+    longest_prompt = int(batch.prompt_lengths.max())
+    past = [(k[:, :, :longest_prompt], v[:, :, :longest_prompt]) for k, v in text_kv]
+    past_valid = torch.arange(longest_prompt, device=device) < batch.prompt_lengths[:, None]
+    width = batch.canvases.shape[1]
+    rows = batch.prompt_lengths[:, None] + torch.arange(width, device=device)
+    all_rows = torch.ones_like(batch.canvases, dtype=torch.bool)
+    soft = torch.zeros(size, width, model.config.hidden_size, device=device)
+    half = size // 2
+    if half:
+        with torch.no_grad():
+            kept = list(watch.seen)
+            first = model.logits(
+                model.denoise(
+                    batch.canvases[:half],
+                    rows[:half],
+                    all_rows[:half],
+                    [(k[:half], v[:half]) for k, v in past],
+                    past_valid[:half],
+                )
+            )
+            temperature = 0.4 + 0.6 * torch.rand(half, 1, 1, device=device)
+            soft[:half] = model.soft_embeddings(first / temperature).float()
+            watch.seen = kept
+    denoised = model.denoise(batch.canvases, rows, all_rows, past, past_valid, soft)
+    logits = model.logits(denoised)
+    canvas_loss = F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten())
+    return {
+        "canvas": canvas_loss,
+        "next_token": F.cross_entropy(next_logits, batch.texts[:, 1:][known]),
+        "balance": watch.balance_loss(),
+    }
