@@ -17,6 +17,7 @@ from .sampler import (
     LinearTemperatureSchedule,
     Stability,
     StableAndConfident,
+    UniformRenoise,
 )
 
 
@@ -54,13 +55,16 @@ class CanvasBatch:
     num_steps_allowed: Tensor
     schedule: LinearTemperatureSchedule
     acceptance: EntropyBoundAcceptance
+    renoise: UniformRenoise
     stop: StableAndConfident
     ids: Tensor
     stability: Stability
     soft_embeddings: Tensor
 
     @classmethod
-    def build(cls, generations: list[Generation], rows: list[CanvasRows]) -> "CanvasBatch":
+    def build(
+        cls, generations: list[Generation], rows: list[CanvasRows], vocab_size: int
+    ) -> "CanvasBatch":
         """Pad and copy the members' rows; their KV become views into this batch."""
         device = rows[0].ids.device
         lengths = torch.tensor([g.prefix_length for g in generations], device=device)[:, None]
@@ -78,8 +82,9 @@ class CanvasBatch:
                     knob.entropy_bound,
                     knob.confidence_threshold,
                     knob.stability_threshold,
+                    share,
                 )
-                for knob in (g.sampling for g in generations)
+                for knob, share in ((g.sampling, g.renoise_share()) for g in generations)
             ],
             device,
         )
@@ -98,6 +103,7 @@ class CanvasBatch:
             num_steps_allowed=knobs[2].long(),
             schedule=LinearTemperatureSchedule(knobs[0], knobs[1], knobs[2].long()),
             acceptance=EntropyBoundAcceptance(knobs[3]),
+            renoise=UniformRenoise(vocab_size, knobs[6]),
             stop=StableAndConfident(knobs[5].long(), knobs[4]),
             ids=_pad([row.ids for row in rows]),
             stability=Stability(

@@ -96,6 +96,10 @@ class Generation:
             return 1.0
         return self.request.draft_noise
 
+    def renoise_share(self) -> float:
+        """The share of the rows not accepted by a step that becomes noise."""
+        return 1.0 if self.start_noise() == 1.0 else self.request.draft_renoise
+
     def pinned(self) -> tuple[tuple[int, int], ...]:
         """(row, token) pairs that the current canvas must hold."""
         return self.request.pins if self.canvas == 0 else ()

@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     START_NOISE = 2
     SAMPLE = 3
     RENOISE = 4
+    RENOISE_SHARE = 5
 
 
 def canvas_key(seed: int, attempt: int, canvas: int) -> int:

@@ -55,6 +55,9 @@ class Request:
     canvas_length: rows of each canvas, a multiple of ROW_MULTIPLE; None takes the checkpoint's.
     draft_ids: warm start; the first canvas begins as these ids followed by end-of-sequence filler.
     draft_noise: the share of the draft's rows (0 to 1) that is replaced by uniform noise first.
+    draft_renoise: with a draft, the share of the rows not accepted by a step that becomes noise; the
+        others keep their token, so that an unsure step does not wear the draft away. 1, the
+        reference's rule, treats the draft as any canvas.
     pins: (row, token id) pairs of the first canvas, held at that token in every step.
     sampling: None takes the checkpoint's generation_config.json.
     """
@@ -65,6 +68,7 @@ class Request:
     canvas_length: int | None = None
     draft_ids: tuple[int, ...] = ()
     draft_noise: float = 0.0
+    draft_renoise: float = 1.0
     pins: tuple[tuple[int, int], ...] = ()
     sampling: SamplingConfig | None = None
 
@@ -74,8 +78,9 @@ class Request:
             raise RequestError("prompt_ids is empty")
         if self.max_new_tokens < 1:
             raise RequestError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if not 0.0 <= self.draft_noise <= 1.0:
-            raise RequestError(f"draft_noise must lie in 0..1, not {self.draft_noise}")
+        for name in ("draft_noise", "draft_renoise"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise RequestError(f"{name} must lie in 0..1, not {getattr(self, name)}")
         if self.canvas_length is not None and (
             self.canvas_length < ROW_MULTIPLE or self.canvas_length % ROW_MULTIPLE
         ):

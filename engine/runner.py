@@ -17,7 +17,6 @@ from .canvas import Generation
 from .draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
 from .head import RowReadings, read_rows
 from .model import DiffusionGemma
-from .sampler import UniformRenoise
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,6 @@ class Runner:
         self._model = model
         self._device, self._dtype = weight.device, weight.dtype
         self._max_encode_tokens = max_encode_tokens
-        self._renoise = UniformRenoise(model.config.vocab_size)
         self._kv: dict[int, list[LayerKV]] = {}
         self._rows: dict[int, CanvasRows] = {}
         self._batches: dict[tuple[tuple[int, int, int], ...], CanvasBatch] = {}
@@ -123,8 +121,12 @@ class Runner:
         readings = self._read(batch, hidden)
         argmax = torch.where(batch.free, readings.argmax, batch.ids)
         accepted = batch.acceptance.accept(readings.entropy, batch.free)
-        bits = draw_bits(batch.keys, Purpose.RENOISE, batch.steps, argmax.shape[1])
-        batch.ids = self._renoise.renoise(batch.ids, readings.sampled, accepted, batch.free, bits)
+        width = argmax.shape[1]
+        bits = draw_bits(batch.keys, Purpose.RENOISE, batch.steps, width)
+        uniforms = to_uniforms(draw_bits(batch.keys, Purpose.RENOISE_SHARE, batch.steps, width))
+        batch.ids = batch.renoise.renoise(
+            batch.ids, readings.sampled, accepted, batch.free, bits, uniforms
+        )
         batch.stability, converged, mean = batch.stop.update(
             batch.stability, argmax, readings.entropy, batch.free
         )
@@ -156,7 +158,7 @@ class Runner:
         for place, group in wanted.items():
             if place not in self._batches:
                 rows = [self._rows[g.number] for g in group]
-                self._batches[place] = CanvasBatch.build(group, rows)
+                self._batches[place] = CanvasBatch.build(group, rows, self._model.config.vocab_size)
                 for generation, row in zip(group, rows, strict=True):
                     self._kv[generation.number] = row.kv
         return [self._batches[place] for place in wanted]

@@ -54,16 +54,31 @@ class EntropyBoundAcceptance:
 
 @dataclass(frozen=True, slots=True)
 class UniformRenoise:
-    """Free rows that were not accepted become uniform random tokens."""
+    """Free rows that were not accepted become uniform random tokens, or a share of them does.
+
+    A share below 1 is for canvases that start from a draft: the rows left out keep their token.
+    """
 
     vocab_size: int
+    share: PerCanvas = 1.0
 
     def renoise(
-        self, canvas: Tensor, sampled: Tensor, accepted: Tensor, free: Tensor, bits: Tensor
+        self,
+        canvas: Tensor,
+        sampled: Tensor,
+        accepted: Tensor,
+        free: Tensor,
+        bits: Tensor,
+        uniforms: Tensor,
     ) -> Tensor:
-        """The next canvas [B, W]; accepted rows as sampled, rows that are not free unchanged."""
-        renoised = torch.where(accepted, sampled, to_tokens(bits, self.vocab_size))
-        return torch.where(free, renoised, canvas)
+        """The next canvas [B, W]; accepted rows as sampled, rows that are not free unchanged.
+
+        bits int64 and uniforms fp32 in [0, 1), both [B, W], decide on the tokens and the share.
+        """
+        noise = torch.where(
+            uniforms < _column(self.share, uniforms), to_tokens(bits, self.vocab_size), canvas
+        )
+        return torch.where(free, torch.where(accepted, sampled, noise), canvas)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Question:
     key: names it within its job, in seeds and in checks. judge: from the answer's text to the
     value to keep; raises Rejected for an answer that does not do. must_converge: whether a best
     guess is refused (where the judge cannot prove an answer right). draft_ids: what the canvas starts
-    from, but for the share that noise_of gives for the attempt.
+    from, by the draft noise and renoise that start_of gives for an attempt.
     expected_tokens: of the answer, for estimates.
     """
 
@@ -54,7 +54,7 @@ class Question:
     expected_tokens: int
     judge: Callable[[str], str]
     draft_ids: tuple[int, ...] = ()
-    noise_of: Callable[[int], float] = lambda attempt: 1.0
+    start_of: Callable[[int], tuple[float, float]] = lambda attempt: (1.0, 1.0)
     must_converge: bool = True
 
 
@@ -121,13 +121,13 @@ def piece_question(
         expected_tokens=len(source_ids),
         judge=judge,
         draft_ids=source_ids[:rows],
-        noise_of=decoding.noise_of,
+        start_of=decoding.start_of,
         must_converge=must_converge,
     )
 
 
 def _request(job: Job, question: Question, attempt: int) -> Request:
-    noise = question.noise_of(attempt)
+    noise, renoise = question.start_of(attempt)
     warm = noise < 1 and bool(question.draft_ids)
     return Request(
         prompt_ids=question.prompt_ids,
@@ -136,6 +136,7 @@ def _request(job: Job, question: Question, attempt: int) -> Request:
         canvas_length=question.canvas_length,
         draft_ids=question.draft_ids if warm else (),
         draft_noise=noise if warm else 0.0,
+        draft_renoise=renoise if warm else 1.0,
     )
 
 

@@ -15,10 +15,15 @@ from dgq.engine.request import ROW_MULTIPLE
 from .errors import DecodingError
 
 FILE_NAME = "dgq.json"
+PER_ATTEMPT = ("draft_noise", "draft_renoise")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _nth_or_last(values: tuple[float, ...], index: int) -> float:
+    return values[min(index, len(values) - 1)]
 
 
 def _is_share(value: object) -> bool:
@@ -31,6 +36,7 @@ class Decoding:
 
     draft_noise: for each attempt, the last one for all after it, the share of the first canvas's
         rows that starts as noise, 0 to 1; the others start as the source text. 1 is a cold start.
+    draft_renoise: likewise, the share of the rows not accepted by a step that becomes noise.
     piece_tokens: the most source tokens of one piece of a long text.
     room: answer rows allowed for each source token.
     max_attempts: how often a piece or slot is asked before the job is given up.
@@ -38,6 +44,7 @@ class Decoding:
     """
 
     draft_noise: tuple[float, ...] = (0.5,)
+    draft_renoise: tuple[float, ...] = (1.0,)
     piece_tokens: int = 192
     room: float = 1.25
     max_attempts: int = 3
@@ -45,9 +52,10 @@ class Decoding:
 
     def __post_init__(self) -> None:
         """Raise DecodingError, naming the field, for a value of the wrong type or out of range."""
-        noises = self.draft_noise
-        if not (isinstance(noises, tuple) and noises and all(map(_is_share, noises))):
-            raise DecodingError(f"draft_noise must be a list of numbers in 0..1, not {noises!r}")
+        for name in PER_ATTEMPT:
+            shares = getattr(self, name)
+            if not (isinstance(shares, tuple) and shares and all(map(_is_share, shares))):
+                raise DecodingError(f"{name} must be a list of numbers in 0..1, not {shares!r}")
         for name, low, high in (
             ("piece_tokens", 8, 100_000),
             ("room", 0.25, 16),
@@ -61,9 +69,9 @@ class Decoding:
             if not low <= value <= high:
                 raise DecodingError(f"{name} must lie in {low}..{high}, not {value}")
 
-    def noise_of(self, attempt: int) -> float:
-        """The draft noise of an attempt, counted from 0."""
-        return self.draft_noise[min(attempt, len(self.draft_noise) - 1)]
+    def start_of(self, attempt: int) -> tuple[float, float]:
+        """The draft noise and the draft renoise of an attempt, counted from 0."""
+        return _nth_or_last(self.draft_noise, attempt), _nth_or_last(self.draft_renoise, attempt)
 
     def rows(self, source_tokens: int, canvas_length: int) -> int:
         """Rows of a canvas for an answer to this many source tokens: a multiple of 16, capped."""
@@ -130,9 +138,8 @@ def _changed(data: Any) -> Decodings:
             if name not in knobs:
                 raise DecodingError(f"unknown field {kind}.{name}; known are {', '.join(knobs)}")
         try:
-            if isinstance(values.get("draft_noise"), list):
-                values["draft_noise"] = tuple(values["draft_noise"])
-            decoding = replace(getattr(decodings, kind), **values)
+            given = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+            decoding = replace(getattr(decodings, kind), **given)
         except DecodingError as error:
             raise DecodingError(f"{kind}.{error}") from error
         decodings = replace(decodings, **{kind: decoding})

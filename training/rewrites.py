@@ -227,7 +227,7 @@ def _replace(rng: random.Random, split: Split, text: str) -> tuple[str, str, str
     """Put an old name into the text if it has none, and replace it by a new one."""
     makers = (values.name, values.company, values.person, values.city)
     new = pick(rng, rng.choice(makers), split)
-    capitals = re.findall(r"(?<=[a-z,] )[A-Z][a-z]+(?: [A-Z][a-z]+)?", text)
+    capitals = re.findall(r"(?<=[a-z,] )[A-Z][a-z]+(?: [A-Z][a-z]+)?\b", text)
     things = [thing for thing in values.THINGS if f" {thing} " in text]
     candidates = capitals + things
     if not candidates:

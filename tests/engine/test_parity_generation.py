@@ -142,7 +142,9 @@ def test_accept_and_renoise_decisions(monkeypatch, seed, bound):
     # to_tokens takes the top 40 bits; these bits make it give exactly the reference's noise
     bits = ((noise << 40) // VOCAB_SIZE + 1) << 24
     assert torch.equal(to_tokens(bits, VOCAB_SIZE), noise)
-    got = UniformRenoise(VOCAB_SIZE).renoise(canvas, sampled, accepted, free, bits)
+    got = UniformRenoise(VOCAB_SIZE).renoise(
+        canvas, sampled, accepted, free, bits, torch.zeros(bits.shape)
+    )
     assert torch.equal(got, wanted)
 
 

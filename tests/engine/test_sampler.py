@@ -69,8 +69,18 @@ def test_padding_does_not_change_acceptance():
 def test_renoise_keeps_accepted_and_held_rows_only():
     canvas, sampled = torch.tensor([[10, 11, 12, 13]]), torch.tensor([[20, 21, 22, 23]])
     bits = torch.tensor([[-1, 0, -1, -1]])  # token 99, 0, 99, 99 of 100
-    renoised = UniformRenoise(100).renoise(canvas, sampled, bools("x---"), bools("xx-x"), bits)
-    assert renoised.tolist() == [[20, 0, 12, 99]]
+    rows = bools("x---"), bools("xx-x"), bits, torch.tensor([[0.9, 0.9, 0.9, 0.9]])
+    assert UniformRenoise(100).renoise(canvas, sampled, *rows).tolist() == [[20, 0, 12, 99]]
+
+
+def test_renoise_of_a_share_keeps_the_other_rows_tokens():
+    canvas, sampled = torch.tensor([[10, 11, 12]] * 2), torch.tensor([[20, 21, 22]] * 2)
+    bits, uniforms = torch.tensor([[-1, -1, -1]] * 2), torch.tensor([[0.1, 0.3, 0.5]] * 2)
+    rule = UniformRenoise(100, torch.tensor([0.4, 0.0]))
+    renoised = rule.renoise(
+        canvas, sampled, bools("x--", "---"), bools("xxx", "xxx"), bits, uniforms
+    )
+    assert renoised.tolist() == [[20, 99, 12], [10, 11, 12]]
 
 
 def run_stop(rule, argmaxes, entropy=0.0, free="xx"):

@@ -8,7 +8,7 @@ from dgq.pipelines.errors import DecodingError
 
 def test_without_a_file_the_defaults(tmp_path):
     assert load_decoding(tmp_path) == Decodings()
-    assert Decodings().fill.noise_of(0) == 1.0
+    assert Decodings().fill.start_of(0) == (1.0, 1.0)
 
 
 def test_a_file_changes_some_fields(tmp_path):
@@ -18,7 +18,8 @@ def test_a_file_changes_some_fields(tmp_path):
         )
     )
     decodings = load_decoding(tmp_path)
-    assert [decodings.rewrite.noise_of(attempt) for attempt in range(3)] == [0, 0.25, 0.25]
+    starts = [decodings.rewrite.start_of(attempt) for attempt in range(3)]
+    assert starts == [(0, 1.0), (0.25, 1.0), (0.25, 1.0)]
     assert decodings.rewrite.piece_tokens == 64 and decodings.fill.slot_tokens == 32
     assert decodings.reformat_json == Decodings().reformat_json
 
