@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test check bench format docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-worker
@@ -21,6 +21,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m training.evaluate --jobs 200
+	$(BIN)/python -m benchmarks.against_transformers --jobs 300
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix

@@ -8,7 +8,7 @@ The defaults suit any checkpoint. A checkpoint says what suits it better in an o
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dgq.engine.request import ROW_MULTIPLE
 
@@ -18,7 +18,7 @@ FILE_NAME = "dgq.json"
 PER_ATTEMPT = ("draft_noise", "draft_renoise")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -27,7 +27,7 @@ def _nth_or_last(values: tuple[float, ...], index: int) -> float:
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return _is_number(value) and 0 <= value <= 1
 
 
 @dataclass(frozen=True, slots=True)

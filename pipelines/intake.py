@@ -4,7 +4,7 @@ The input may be slow, a pipe that someone types into; finished results must not
 line. And it may be endless, so it is never read ahead.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from threading import Semaphore, Thread
 from typing import Generic, TypeVar
 
@@ -31,16 +31,13 @@ class Intake(Generic[Entry]):
             self.asked = True
             self._wanted.release()
 
-    def take(self) -> Iterator[Entry]:
-        """The entry that was asked for, or nothing at the end. Raises what the input raised."""
+    def take(self) -> Entry | None:
+        """The entry that was asked for, None at the end. Raises what the input raised."""
         self.asked = False
         if self._error is not None:
             raise self._error
-        if self.exhausted:
-            return
         entry, self._entry = self._entry, None
-        assert entry is not None
-        yield entry
+        return entry
 
     def close(self) -> None:
         """Read no more. A read that is under way is left to itself."""

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from .record import is_blank_field
+from .record import is_blank_field, with_spellings
 from .rules import Rule
 from .template import parse_template
 
@@ -30,7 +30,7 @@ def _text_id(value: object) -> object:
 def _text_or_object(value: object) -> object:
     if value is not None and not isinstance(value, (str, dict)):
         raise ValueError("must be an object or a text")
-    return value
+    return with_spellings(value)
 
 
 class _JobBase(BaseModel):

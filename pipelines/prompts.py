@@ -21,7 +21,7 @@ def fill_slot_prompt(template: str, record: str, instructions: str, slot: str) -
 
 
 def reformat_prompt(language: str, style: str, code: str) -> str:
-    """Ask for the same program in another layout. style: words, as from ``styles.describe``."""
+    """Ask for the same program in another layout. style: words, as in ``Style.words``."""
     return f"Reformat this {language}. Style: {style}.\n\n{code}"
 
 

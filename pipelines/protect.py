@@ -12,18 +12,24 @@ from .errors import Rejected
 
 Span = tuple[int, int]
 
-_CODE = r"(?<!`)(?P<ticks>`{1,8})(?!`)(?:[^`]|(?!(?P=ticks)(?!`))`){1,2000}?(?P=ticks)(?!`)"
+_CODE = r"(?<!`)(?P<ticks>`{1,8})(?!`)(?:[^`]|(?!(?P=ticks)(?!`))`++){1,2000}?(?P=ticks)(?!`)"
 _COMMENT = r"<!--(?s:.{0,4000}?)-->"
 _PLACEHOLDER = r"\{\{[^{}\n]{0,200}\}\}"
 _LABEL = r"\[(?:[^\[\]\n]|\[[^\[\]\n]{0,200}\]){0,500}\]"
 _LINK = rf"!?{_LABEL}(?:\((?:[^()\n]|\([^()\n]{{0,500}}\)){{0,1000}}\)|{_LABEL})|\[\^[^\[\]\s]{{1,80}}\]"
-_ANGLE = r"<(?:https?://|mailto:)[^<>\s]{1,2000}>"
+_ANGLE = r"<[A-Za-z][A-Za-z0-9+.-]{1,31}:[^<>\s]{1,20000}>"
+_RAW = r"(?i:<(?P<raw>code|kbd|pre|samp|script|style)\b[^<>]{0,500}>(?s:.{0,4000}?)</(?P=raw)>)"
 _TAG = r"</?[A-Za-z][^<>\n]{0,500}>"
-_URL = r"(?:\b(?:https?|ftp)://|\bwww\.)[^\s<>\"`{}|\\^\[\]]{1,2000}"
+_URL = (
+    r"(?P<url>(?:\b[A-Za-z][A-Za-z0-9+.-]{0,19}://|\b[Ww][Ww][Ww]\.)"
+    r"[^\s<>\"`{}|\\^\[\]]{1,20000})|\bdata:[\w.+-]+/[\w.+-]+[;,][\w/+=%;,.:@!$&*?~-]*"
+)
 _EMAIL = r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,100}(?:\.[\w-]{1,100}){1,8}"
-_NUMBER = r"(?<!\w)[+-]?\d+(?:[.,:/\u2019 -]\d+)*%?(?!\w)"
+_NUMBER = r"(?<!\w)[+\u2212-]?\d+(?:[.,:/\u2019 -]\d+)*(?:[eE][+-]?\d+)?%?(?!\w)"
 
-_ALWAYS = re.compile(f"{_CODE}|{_COMMENT}|{_PLACEHOLDER}|{_LINK}|{_ANGLE}|{_TAG}|{_URL}|{_EMAIL}")
+_ALWAYS = re.compile(
+    f"{_CODE}|{_COMMENT}|{_PLACEHOLDER}|{_LINK}|{_ANGLE}|{_RAW}|{_TAG}|{_URL}|{_EMAIL}"
+)
 _WITH_NUMBERS = re.compile(f"{_ALWAYS.pattern}|(?P<number>{_NUMBER})")
 _DIGITS = re.compile(r"\d+")
 _MARK = re.compile(r"<(\d{1,9})>")
@@ -36,7 +42,7 @@ def find_spans(text: str, keep_numbers: bool) -> list[Span]:
     at = 0
     while match := pattern.search(text, at):
         start, end = match.span()
-        if match[0].startswith(("http", "ftp", "www")):
+        if match["url"]:
             end = start + len(_trimmed_url(match[0]))
         spans.append((start, end))
         at = max(end, start + 1)
@@ -99,5 +105,5 @@ def _free_numbers(used: set[int], count: int) -> int:
 
 
 def numbers_of(text: str) -> list[str]:
-    """Every run of digits, sorted: equal lists mean that no number was changed."""
-    return sorted(_DIGITS.findall(text))
+    """Every run of digits: equal lists mean that no number was changed or moved."""
+    return _DIGITS.findall(text)

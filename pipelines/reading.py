@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from .errors import JobError
 from .job import Job
 from .parsing import DEFAULT_LIMITS, Limits, parse_job
+from .record import Spelled
 
 BOM = b"\xef\xbb\xbf"
 CHUNK = 1 << 16
@@ -87,7 +88,7 @@ def _read_line(line: bytes, number: int, limits: Limits) -> Job | BadLine:
         data = _load(line)
         return parse_job(data, limits).at_line(number)
     except JobError as error:
-        return BadLine(number, error.message, _id_of(data), error.field)
+        return BadLine(number, error.message, id_of(data), error.field)
 
 
 def _load(line: bytes) -> Any:
@@ -101,9 +102,12 @@ def _load(line: bytes) -> Any:
         ) from None
     text = text.rstrip("\r\n")
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        return json.loads(
+            text, object_pairs_hook=_object, parse_float=_float, parse_constant=_no_constant
+        )
     except json.JSONDecodeError as error:
-        raise JobError(f"not JSON: {_first_lower(error.msg)} at column {error.pos + 1}") from None
+        what = _first_lower(error.msg.removesuffix(" at"))
+        raise JobError(f"not JSON: {what} at column {error.pos + 1}") from None
     except RecursionError:
         raise JobError("nested too deeply") from None
     except ValueError:
@@ -118,6 +122,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def _float(spelling: str) -> float:
+    value = float(spelling)
+    return value if repr(value) == spelling else Spelled(spelling)
+
+
 def _no_constant(name: str) -> Any:
     raise JobError(f"{name} is not a JSON value")
 
@@ -126,7 +135,7 @@ def _first_lower(text: str) -> str:
     return re.sub(r"^[A-Z](?=[a-z])", lambda first: first[0].lower(), text)
 
 
-def _id_of(data: object) -> str | None:
+def id_of(data: object) -> str | None:
     """The id of a job that is otherwise wrong, if it is a good one."""
     value = data.get("id") if isinstance(data, dict) else None
     if isinstance(value, int) and not isinstance(value, bool):

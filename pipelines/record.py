@@ -7,6 +7,31 @@ Record = str | Mapping[str, object] | None
 _MISSING = object()
 
 
+class Spelled(float):
+    """A number that ``str`` gives back as it was spelled: 129.50, not 129.5."""
+
+    __slots__ = ("spelling",)
+
+    def __init__(self, spelling: str) -> None:
+        """Keep the spelling."""
+        self.spelling = spelling
+
+    def __str__(self) -> str:
+        """The spelling."""
+        return self.spelling
+
+
+def with_spellings(value: object) -> object:
+    """The JSON value with a text in place of each number whose spelling would be lost."""
+    if isinstance(value, Spelled):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: with_spellings(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_spellings(inner) for inner in value]
+    return value
+
+
 def record_text(record: Record) -> str:
     """The record as the model reads it: one line of JSON, or the free text itself."""
     if not record:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .asking import Answer, Context, Outcome, Question, Steps, ask, attempts_of, piece_question
 from .decoding import Decoding
-from .documents import line_feeds
+from .documents import line_feeds, with_line_ends_of
 from .errors import Rejected
 from .job import ReformatJob
 from .prompts import reformat_prompt
@@ -105,7 +105,7 @@ def _parts(code: str, language: str, decoding: Decoding, context: Context) -> li
 
 def _judge(source: str, language: str, style: Style) -> Callable[[str], str]:
     def judge(answer: str) -> str:
-        text = answer.strip("\r\n").rstrip()
+        text = with_line_ends_of(source, answer).strip("\r\n").rstrip()
         if fenced := _FENCED.fullmatch(text.strip()):
             text = fenced[1].strip("\r\n").rstrip()
         if wrong := difference(source, text, language):

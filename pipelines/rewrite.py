@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .asking import Answer, Context, Outcome, Question, Steps, ask, attempts_of, piece_question
-from .documents import Segment, line_feeds, split_document
+from .documents import Segment, line_feeds, split_document, with_line_ends_of
 from .errors import Rejected
 from .job import RewriteJob
 from .prompts import rewrite_prompt
@@ -18,6 +18,7 @@ from .rules import CONTROL
 
 RATIO_FROM_CHARS = 20
 LEAST_RATIO, MOST_RATIO = 0.3, 3.0
+_OPENER = re.compile(r"^[ \t>]*(?:`{3}|~{3})|<!--|<(?:pre|script|style)\b", re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[ \t]*\r?\n")
 
 
@@ -88,9 +89,12 @@ def run(job: RewriteJob, context: Context) -> Steps:
 
 def _judge(source: str, hidden: Hidden, keep_numbers: bool) -> Callable[[str], str]:
     def judge(answer: str) -> str:
-        text = hidden.restore(answer.strip())
+        text = hidden.restore(with_line_ends_of(source, answer).strip())
         if wrong := _damage(source, text):
             raise Rejected("text", wrong)
+        spans = iter([text[start:end] for start, end in find_spans(text, keep_numbers)])
+        if not all(span in spans for span in hidden.originals):  # each after the one before it
+            raise Rejected("protected spans", "a protected span has run into the text around it")
         if keep_numbers and numbers_of(source) != numbers_of(text):
             raise Rejected("numbers", "a number is missing, changed or added")
         return text
@@ -104,6 +108,8 @@ def _damage(source: str, text: str) -> str | None:
         return "empty"
     if set(CONTROL.findall(text)) - set(CONTROL.findall(source)):
         return "a control character"
+    if _OPENER.search(text) and not _OPENER.search(source):
+        return "code or a comment begins that the source does not have"
     if _BLANK_LINE.search(text) and not _BLANK_LINE.search(source):
         return "more than one paragraph"
     ratio = len(text) / len(source)

@@ -53,14 +53,21 @@ class RunOptions:
 def run_jobs(
     jobs: Iterable[Job | BadLine], engine: TextEngine, *, options: RunOptions = RunOptions()
 ) -> Generator[JobResult, None, None]:
-    """Yield one result for each job and each bad line, as they finish.
+    """One result for each job and each bad line, as they finish.
 
     ``jobs`` is iterated in a thread of its own, so that a slow input holds up no result. Whatever
     goes wrong in a job is a result with status "error". Raises what ``jobs`` raises, and
-    EngineError when the engine itself is dead. Closing the generator cancels what is in flight.
+    EngineError when the engine itself is dead; a broken tokenizer or dgq.json is an error of the
+    call itself, not of the first result. Closing the generator cancels what is in flight.
     """
     decodings = options.decodings or load_decoding(engine.model_path)
     context = Context(engine.tokenizer, engine.canvas_length, decodings)
+    return _results(jobs, engine, context, options)
+
+
+def _results(
+    jobs: Iterable[Job | BadLine], engine: TextEngine, context: Context, options: RunOptions
+) -> Generator[JobResult, None, None]:
     notes: SimpleQueue[int | None] = SimpleQueue()
     intake = Intake(jobs, partial(notes.put, None))
     driver = _Driver(engine, context, notes)
@@ -76,7 +83,7 @@ def run_jobs(
                 return
             index = notes.get()
             if index is None:
-                for entry in intake.take():
+                if (entry := intake.take()) is not None:
                     driver.start(entry)
             else:
                 driver.note(index)

@@ -2,9 +2,10 @@
 
 import ast
 import json
+import re
 import tokenize
 import warnings
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from .errors import JobError
@@ -12,6 +13,8 @@ from .python_layout import read_tokens
 from .same_tokens import difference_of_tokens
 
 _PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError)
+_LAYOUT_TOKENS = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+_FOR_THE_SYSTEM = re.compile(r"#!|#.*?coding[:=]")
 
 
 def check_parses(code: str, language: str) -> None:
@@ -82,19 +85,28 @@ def same_tree(one: ast.AST, other: ast.AST) -> bool:
             if len(left) != len(right):
                 return False
             pending.extend(zip(left, right, strict=True))
-        elif left is not right and repr(left) != repr(right):
+        elif left != right or (isinstance(left, float | complex) and repr(left) != repr(right)):
             return False
     return True
 
 
-def _comments(code: str) -> list[tuple[str, int]]:
-    """Each comment, and how many words of code stand before it."""
-    comments: list[tuple[str, int]] = []
-    words = 0
+def _comments(code: str) -> list[tuple[str, int, bool, int]]:
+    """Each comment and its place: how many words and strings stand before it, whether it has its
+    line to itself, and for one that means something to the system in that row alone, the row.
+    """
+    comments: list[tuple[str, int, bool, int]] = []
+    words = last_row = 0
+    after_string = False
     for token in read_tokens(code):
+        row, name = token.start[0], tokenize.tok_name[token.type]
         if token.type == tokenize.COMMENT:
-            comments.append((token.string.rstrip(), words))
-        words += token.type in (tokenize.NAME, tokenize.NUMBER)
+            system_row = row if row <= 2 and _FOR_THE_SYSTEM.match(token.string) else 0
+            comments.append((token.string.rstrip(), words, row != last_row, system_row))
+        elif token.type not in _LAYOUT_TOKENS:
+            begins_string = name == "STRING" or name.endswith("STRING_START")
+            words += name in ("NAME", "NUMBER") or (begins_string and not after_string)
+            after_string = name == "STRING" or name.endswith("STRING_END")
+            last_row = token.end[0]
     return comments
 
 
@@ -124,7 +136,10 @@ def _load_json(text: str) -> object:
 
 
 def _exact(spelled: str) -> object:
-    number = Decimal(spelled)
+    try:
+        number = Decimal(spelled)
+    except InvalidOperation:  # an exponent of more than eighteen digits
+        return "float", spelled
     return "float", number, number.is_signed()
 
 

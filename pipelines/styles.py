@@ -68,8 +68,3 @@ def style_of(language: str, name: str | None) -> Style:
         if wanted.lower() in (short, style.words):
             return style
     return Style(wanted)
-
-
-def describe(language: str, name: str | None) -> str:
-    """The words for a style that the model is given."""
-    return style_of(language_of(language), name).words

@@ -2,8 +2,8 @@
 
 The published objective replaces each position by a uniform random token with a probability that is
 itself uniform in (0, 1]. Two more kinds are mixed in. *Edited drafts*: the source text with some of
-its edits already made and some tokens replaced, dropped or repeated, which is what a warm start and
-its first steps look like. *Pinned canvases*: clean but for a few contiguous runs of pure noise,
+its edits already made and some tokens replaced, dropped or repeated, or with some rows as in the
+answer and the others as in the source, which is what a warm start and its first steps look like. *Pinned canvases*: clean but for a few contiguous runs of pure noise,
 which is what infilling looks like.
 """
 
@@ -52,6 +52,12 @@ def half_edited(rng: random.Random, draft: Tokens, answer: Tokens) -> Tokens:
     return canvas
 
 
+def mixed_rows(rng: random.Random, draft: Tokens, answer: Tokens) -> Tokens:
+    """Each row from the answer or from the draft: what a step leaves that accepts some rows only."""
+    share = rng.random()
+    return [a if rng.random() < share else d for d, a in zip(draft, answer, strict=True)]
+
+
 def width_for(rng: random.Random, longest: int, canvas_length: int) -> int:
     """Rows for an answer and its stop token: a multiple of 16, often with room to spare."""
     least = math.ceil((longest + 1) / 16) * 16
@@ -70,11 +76,14 @@ def corrupt(
 ) -> Tokens:
     """A canvas of ``width`` rows. answer: width tokens, stop token and filler included."""
     kind = rng.random()
-    if kind < 0.12:
+    if kind < 0.08:
         return pinned(rng, answer, vocab_size)
-    if not draft or kind < 0.5:
+    if not draft or kind < 0.33:
         return noised(rng, answer, noise_share(rng), vocab_size)
-    end = answer.index(filler) if filler in answer else width
-    canvas = (half_edited(rng, draft, answer[:end]) + [filler] * width)[:width]
-    share = rng.choice([0.0, 0.0, 0.5, rng.uniform(0, 0.8)])
+    if kind < 0.63:
+        canvas = mixed_rows(rng, (draft + [filler] * width)[:width], answer)
+    else:
+        end = answer.index(filler) if filler in answer else width
+        canvas = (half_edited(rng, draft, answer[:end]) + [filler] * width)[:width]
+    share = rng.choice([0.0, 0.0, 0.0, rng.uniform(0, 0.3), rng.uniform(0, 0.8)])
     return noised(rng, canvas, share, vocab_size)

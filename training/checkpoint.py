@@ -11,6 +11,7 @@ from torch import Tensor
 from dgq.engine.model import DiffusionGemma
 
 from . import tokenizer as tiny
+from .decoding import DECODING
 
 CONFIG: dict[str, Any] = {
     "architectures": ["DiffusionGemmaForBlockDiffusion"],
@@ -94,7 +95,8 @@ def save_checkpoint(model: DiffusionGemma, folder: Path) -> None:
     beside = folder / "model.safetensors.new"
     save_file(tensors, beside, metadata={"format": "pt"})
     beside.replace(folder / "model.safetensors")
-    for name, content in (("config", CONFIG), ("generation_config", GENERATION_CONFIG)):
+    files = {"config": CONFIG, "generation_config": GENERATION_CONFIG, "dgq": DECODING}
+    for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -19,9 +19,9 @@ from .rewrites import rewrite_case
 from .standard_library import sentences
 
 MAX_ROWS = 5_000
-LONGEST_ANSWER, LONGEST_PROMPT = 159, 260
+LONGEST_ANSWER, LONGEST_PROMPT = 111, 220
 SHORT_ANSWER, SHORT_UNTIL = 60, 0.25
-SHARES = {"fill": 0.22, "rewrite": 0.26, "json": 0.22, "python": 0.30}
+SHARES = {"fill": 0.22, "rewrite": 0.42, "json": 0.16, "python": 0.20}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ STYLES = {
     "compact": "compact",
     "one-line": "one line",
 }
-MAX_LEAVES = 9
+MAX_LEAVES = 6
 TEXTS = (
     values.person,
     values.city,

@@ -227,7 +227,7 @@ def tidy_functions(split: Split) -> tuple[str, ...]:
     """The functions that ``restyle`` leaves as they are."""
     kept = []
     for source in functions(split):
-        if restyle(source, STYLES["pep8"]) == source and 2 <= source.count("\n") <= 14:
+        if restyle(source, STYLES["pep8"]) == source and 1 <= source.count("\n") <= 8:
             kept.append(source)
     return tuple(kept)
 

@@ -176,7 +176,7 @@ REPLACE = 'Replace "{}" with "{}".'
 
 def rewrite_case(rng: random.Random, split: Split, prose: Sequence[str]) -> tuple[str, Case]:
     """One piece of one or two sentences: the instruction and the case."""
-    made = [make_sentence(rng, split) for _ in range(1 if rng.random() < 0.65 else 2)]
+    made = [make_sentence(rng, split) for _ in range(1 if rng.random() < 0.8 else 2)]
     if prose and rng.random() < 0.35:
         made = [rng.choice(prose)]
     text = " ".join(made)

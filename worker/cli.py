@@ -1,6 +1,8 @@
 """The command line: parse and delegate. Everything heavy is imported inside the command bodies."""
 
+import os
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ Exit codes:
 
 def main() -> None:
     """The entry point: every way out is an exit code and at most one line on stderr."""
+    if sys.stderr is None:  # closed by the caller; a file of results must not get its number
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of a pattern in a job, say: nothing that a user can mend
     sys.exit(run_guarded(_run_cli))
 
 

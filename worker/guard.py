@@ -1,5 +1,6 @@
 """Every way a command can end: a return value, or one line on stderr and an exit code."""
 
+import contextlib
 import functools
 import os
 import sys
@@ -68,8 +69,12 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def say(message: str) -> None:
-    """Print one line on stderr, where everything goes that is not a result."""
-    click.echo(f"dgq: {message}", err=True)
+    """Print one line on stderr, where everything goes that is not a result.
+
+    Where even that cannot be written, the results and the exit code must do.
+    """
+    with contextlib.suppress(OSError):
+        click.echo(f"dgq: {message}", err=True)
 
 
 def one_line(text: str, limit: int = 500) -> str:

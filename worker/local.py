@@ -17,7 +17,7 @@ from typing import Any
 from dgq.pipelines.errors import JobError
 from dgq.pipelines.job import Job
 from dgq.pipelines.parsing import parse_job
-from dgq.pipelines.reading import BadLine
+from dgq.pipelines.reading import BadLine, id_of
 from dgq.pipelines.result import JobResult
 from dgq.pipelines.run import RunOptions, run_jobs
 
@@ -47,8 +47,9 @@ def run(
 ) -> Generator[JobResult, None, None]:
     """Yield one result for each job, as they finish; a bad job gives an ``error`` result.
 
-    jobs: Job objects, or mappings as in the lines of a file of jobs. model: a checkpoint folder,
-    None for the shipped dgq-tiny; it is loaded at the first result and closed with the generator.
+    jobs: Job objects, or mappings as in the lines of a file of jobs; iterated in a thread of its
+    own. model: a checkpoint folder, None for the shipped dgq-tiny; it is loaded at the first result
+    and closed with the generator.
     Raises CheckpointError for a folder that is no checkpoint.
     """
     settings = RunSettings(ordered=ordered, seed=seed, max_attempts=max_attempts)
@@ -86,12 +87,11 @@ def _with_settings(entry: Job | BadLine, settings: RunSettings) -> Job | BadLine
 
 def _entries(jobs: Iterable[Job | Mapping[str, Any]]) -> Iterator[Job | BadLine]:
     for number, job in enumerate(jobs, start=1):
-        if not isinstance(job, Mapping):
+        if isinstance(job, Job):
             yield job
             continue
+        data = dict(job) if isinstance(job, Mapping) else job
         try:
-            yield parse_job(dict(job))
+            yield parse_job(data)
         except JobError as error:
-            given = job.get("id")
-            job_id = given if isinstance(given, str) else None
-            yield BadLine(number, error.message, job_id, error.field)
+            yield BadLine(number, error.message, id_of(data), error.field)

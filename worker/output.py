@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -117,6 +118,8 @@ def check_output(jobs: str, out: str, *, resume: bool, overwrite: bool) -> Path 
     if out == STDOUT:
         if resume:
             raise UsageFault("--resume needs a file of results: add --output FILE")
+        if sys.stdout is None:
+            raise UsageFault("standard output is closed")
         return None
     path = Path(out)
     if path.is_dir():

@@ -1,6 +1,5 @@
 """Progress on stderr: a live bar on a terminal, one plain line now and then elsewhere."""
 
-import sys
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from .guard import say
 from .summary import Tally
 
 _CHUNK_BYTES = 1 << 20
@@ -62,7 +62,7 @@ class PlainLines:
 
     def _run(self) -> None:
         while not self._done.wait(self._interval_s):
-            print(f"dgq: {self._tally.progress_line(self._total)}", file=sys.stderr, flush=True)
+            say(self._tally.progress_line(self._total))
 
 
 class LiveBar:

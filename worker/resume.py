@@ -8,6 +8,9 @@ from typing import Any
 
 from .errors import CommandError
 
+ROW_START = b'{"id":'
+"""How every row begins: a last line that does not is no torn row but some other file's."""
+
 
 @dataclass(slots=True)
 class EarlierRows:
@@ -45,6 +48,8 @@ def read_earlier_rows(path: Path) -> EarlierRows:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
+                    if not line.startswith(ROW_START[: len(line)]):
+                        raise _not_a_row(path, number)
                     earlier.torn_bytes = len(line)
                     break
                 _add(earlier, _parse(path, number, line))
@@ -66,13 +71,17 @@ def _add(earlier: EarlierRows, row: dict[str, Any]) -> None:
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or not all(_is_row(row)):
-        raise CommandError(
-            f"{path} line {number} is not a row of results; is this the right file for --resume?"
-        )
+        raise _not_a_row(path, number)
     return row
+
+
+def _not_a_row(path: Path, number: int) -> CommandError:
+    return CommandError(
+        f"{path} line {number} is not a row of results; is this the right file for --resume?"
+    )
 
 
 def _is_row(row: dict[str, Any]) -> Iterator[bool]:

@@ -86,6 +86,28 @@ def test_an_open_fence_goes_to_the_end_and_an_open_comment_is_text():
     assert asked("```x``` y") == ["```x``` y"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```md\n    ```\ncode\n```\n",  # too deep for the end of the outer fence
+        "```\n> ```\ncode\n```\n",  # quoted: no end either
+        "> ```\n> code\n```\ncode\n```\n",  # the quote ends, and its fence with it
+        "    ```\n\n```\ncode\n```\n",  # indented code that looks like a fence
+        "- item\n\n  ```\n  code\n  ```\n\n```\ncode\n```\n\n    ```\n\n```\ncode\n```\n",
+        "<pre>\ncode\n\ncode\n</pre>\n",
+        "<SCRIPT>\n\ncode\n</SCRIPT>\n",
+        "- ```\n  code\n  ```\n",
+        "+ x\n\n  y\n\n      code\n",  # indented code in an item of a list
+        "- x\n  - y\n\n  z\n\n      code\n",
+        "  - x\n\n y\n\n    code\n",  # the list is over
+        "# Title\n    code\n",
+    ],
+)
+def test_code_is_never_seen(text):
+    seen = asked("Words.\n\n" + text + "\nEnd.")
+    assert not any("code" in piece for piece in seen) and seen[0] == "Words."
+
+
 def test_long_paragraphs_are_split_at_sentences():
     text = "One two three. Four five six. Seven eight nine.\n\nTen."
     assert asked(text, budget=6) == ["One two three. Four five six.", "Seven eight nine.", "Ten."]
@@ -120,7 +142,8 @@ def test_segments_join_to_any_document(lines, end, form, budget, keep_numbers):
 
 
 @pytest.mark.parametrize("text", ["`" * 30_000, "[" * 30_000, "<!--\n" * 20_000, "{{" * 20_000,
-                                  "1" * 30_000, "a@" * 10_000, "x. " * 10_000, "\n" * 30_000,
+                                  "1" * 30_000, "a@" * 10_000, "<pre>\n" * 20_000, "<code>" * 5_000, "a://" * 8_000,
+                                  "http://a" + ")" * 30_000, "    ```\n\n" * 3_000, "x. " * 10_000, "\n" * 30_000,
                                   " " * 30_000 + "x", "- " * 20_000, ">" * 20_000, ("a" + " " * 9000) * 9])  # fmt: skip
 def test_strange_texts_take_no_strange_time(text):
     segments = split_document(text, "markdown", 50, words, keep_numbers=True)

@@ -16,6 +16,7 @@ def spans(text, keep_numbers=False):
     ("text", "wanted"),
     [
         ("Run `make  it` or ``a ` b`` now", ["`make  it`", "``a ` b``"]),
+        ("``a ` b``` c``", ["``a ` b``` c``"]),
         ("See [the docs](https://a.b/c_(d)?x=1 'T'), ok.", ["[the docs](https://a.b/c_(d)?x=1 'T')"]),
         ("![img](a.png) and [ref][id] and note[^1]", ["![img](a.png)", "[ref][id]", "[^1]"]),
         ("[![b](x.svg)](https://y.z)", ["[![b](x.svg)](https://y.z)"]),
@@ -25,6 +26,12 @@ def spans(text, keep_numbers=False):
         ("Mail jo.doe+x@mail.example.com.", ["jo.doe+x@mail.example.com"]),
         ("Dear {{ name }}, {{a}}{{b}}", ["{{ name }}", "{{a}}", "{{b}}"]),
         ("a <br> b <https://x.y> c <!-- d\n e --> f", ["<br>", "<https://x.y>", "<!-- d\n e -->"]),
+        ("s3://b/color, ssh://h/x; HTTPS://X.org/y.", ["s3://b/color", "ssh://h/x", "HTTPS://X.org/y"]),
+        ("a <code>color  x</code> and <a href='b'>c</a>",
+         ["<code>color  x</code>", "<a href='b'>", "</a>"]),
+        ("https://a.b/" + "c" * 5000, ["https://a.b/" + "c" * 5000]),
+        ("![x](data:image/png;base64," + "color/+" * 2000 + "=) y",
+         ["data:image/png;base64," + "color/+" * 2000 + "="]),
         ("plain [brackets] (and these) 5 < 6 a_b @me {x}", []),
     ],
 )  # fmt: skip
@@ -35,7 +42,8 @@ def test_what_is_protected(text, wanted):
 def test_numbers_if_asked():
     text = "Pay 1,234.50 by 2025-05-03, 10%. B2B, v2, +5 or 3 at 10:30."
     assert spans(text, keep_numbers=True) == ["1,234.50", "2025-05-03", "10%", "+5", "3", "10:30"]
-    assert numbers_of("a12 b3") == ["12", "3"]
+    assert numbers_of("a12 b3") == ["12", "3"] != numbers_of("a3 b12")
+    assert spans("1e-5 and \u22123", keep_numbers=True) == ["1e-5", "\u22123"]
     assert spans("1" * 5000 + "a", keep_numbers=True) == []
 
 

@@ -28,11 +28,21 @@ def test_bom_blank_lines_crlf_and_a_missing_last_line_end():
     assert read(b"") == [] == read(b"\n\n\r\n") == read(b"\xef\xbb\xbf")
 
 
+def test_numbers_of_a_record_keep_their_spelling():
+    data = b'{"id":"1","kind":"fill","template":"{{a}}","record":{"a":129.50,"b":[1E5,2.5,3]}}'
+    (job,) = read(data)
+    assert job.record == {"a": "129.50", "b": ["1E5", 2.5, 3]}
+    (bad,) = read(line(seed=...)[:-1] + b', "seed": 1.50}')
+    assert "must be a whole number, not a number" in bad.message
+
+
 @pytest.mark.parametrize(
     ("data", "field", "words"),
     [
         (b'{"id": "1", "kind"\n', None, "not JSON: expecting ':' delimiter at column 19"),
         (b'{"id": "1",}\n', None, "column 12"),
+        (b'{"id": "1\n', None, "unterminated string starting at column 8"),
+        (b'{"id": "\x00"}', None, "invalid control character at column 9"),
         (b'{"a": "\xff"}', None, "not UTF-8: byte 0xff at byte 8 of the line"),
         (b"[1]", None, "a job must be an object, not a list"),
         (b'"x"', None, "not a text"),

@@ -117,6 +117,12 @@ def test_unparsable_code_is_an_error_and_no_model_is_asked(run_one):
     assert "line 2, column 5" in result.error.message and engine.requests == []
 
 
+def test_line_ends_of_the_answer_become_those_of_the_code(run_one):
+    code = 'x = """a\r\nb"""\r\ny=1\r\n'
+    result, _ = run_one(job(code), lambda _: 'x = """a\r\nb"""\r\ny = 1')
+    assert (result.status, result.output) == ("ok", 'x = """a\r\nb"""\r\ny = 1\r\n')
+
+
 def test_nothing_to_lay_out(run_one):
     for code in ("# only a comment\n", "\n\n"):
         result, engine = run_one(job(code), lambda _: "")

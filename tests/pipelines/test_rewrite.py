@@ -73,6 +73,34 @@ def test_an_unconverged_piece_does_not_do(run_one, expand):
     assert (result.status, result.checks[0].name) == ("invalid_output", "finished")
 
 
+@pytest.mark.parametrize(
+    ("text", "answer", "check"),
+    [
+        ("See https://a.b now.", "See <1>now.", "protected spans"),
+        ("The `a` and `b`.", "The ` <1> and <2>.", "protected spans"),
+        ("The {{a}} is.", "The {<1>} is `<1>.", "protected spans"),
+        ("A b.\n\n```\ncode\n```", "A\n```\nb.", "text"),
+        ("A b.\n\nSee `c`. -->", "A <!-- b.", "text"),
+        ("A b c.", "A b\x0bc.", "text"),
+    ],
+)
+def test_a_span_cannot_run_into_what_is_around_it(run_one, text, answer, check):
+    result, _ = run_one(job(text, max_attempts=1), lambda _: answer)
+    assert (result.status, result.checks[0].name) == ("invalid_output", check)
+
+
+def test_numbers_may_stick_to_nothing_and_not_change_places(run_one):
+    result, _ = run_one(job("In 3 or 4 days.", keep_numbers=True), lambda _: "In <1> <2> days.")
+    assert result.checks[0].name == "protected spans"
+    result, _ = run_one(job("A1 B2.", keep_numbers=True), lambda _: "A2 B1.")
+    assert result.checks[0].name == "numbers"
+
+
+def test_line_ends_of_the_answer_become_those_of_the_text(run_one):
+    result, _ = run_one(job("One\r\ntwo."), lambda _: "One\r\ntwo!")
+    assert result.output == "One\r\ntwo!"
+
+
 def test_numbers_are_kept_if_asked(run_one, source_of):
     text = "We have 3 cats and 12 dogs in B2B."
     result, engine = run_one(job(text, keep_numbers=True), source_of)

@@ -12,6 +12,8 @@ from dgq.pipelines.same_program import check_parses, difference
         ("x = 'a'", 'x = "a"'),
         ("x = (1)", "x = 1"),
         ("f(a,\n  b)", "f(a, b)"),
+        ("x = ('a'\n  'b')  # c", "x = 'ab'  # c"),
+        ("x = 0x" + "f" * 5000, "x = 0x" + "F" * 5000),
         ("x = " + "+".join("a" * 600), "x = " + " + ".join("a" * 600)),
     ],
 )
@@ -32,6 +34,10 @@ def test_the_same_python(one, other):
         ("x = 1  # c", "x = 1  # d"),
         ("x = 1  # c\ny = 2", "x = 1\ny = 2  # c"),
         ("# c\nx = 1", "x = 1  # c"),
+        ("x = 1  # c", "x = 1\n# c"),
+        ("x = [\n 'a',  # c\n 'b',\n]", "x = [\n 'a',\n 'b',  # c\n]"),
+        ("# a\n\n# coding: latin-1\nx = 1", "# a\n# coding: latin-1\nx = 1"),
+        ("x = -0.0", "x = 0.0"),
         ("x = 1", "x = (1"),
         ("x = 1", "x = 1\x00"),
         ("x = 1", "("*500),
@@ -50,6 +56,7 @@ def test_other_python(one, other):
         ('{"a":1,"a":2}', '{"a": 1, "a": 2}'),
         ('"\\u00e9"', '"é"'),
         ("1e400", "1E+400"),
+        ("[1e99999999999999999999]", "[ 1e99999999999999999999 ]"),
         ("[true, null]", "[true,null]"),
     ],
 )

@@ -1,4 +1,8 @@
-from dgq.pipelines.styles import describe, language_of, style_of
+from dgq.pipelines.styles import language_of, style_of
+
+
+def describe(language, name):
+    return style_of(language_of(language), name).words
 
 
 def test_words_and_defaults():

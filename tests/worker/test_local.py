@@ -18,8 +18,15 @@ def test_jobs_and_mappings_give_results(engine, rewrite):
 
 
 def test_a_bad_job_is_a_result_and_stops_nothing(engine, rewrite):
-    results = list(run([{"id": "a", "kind": "juggle"}, rewrite("b")], ordered=True))
-    assert [(result.id, result.status) for result in results] == [("a", "error"), ("b", "ok")]
+    jobs = [{"id": "a", "kind": "juggle"}, rewrite("b"), None, {"id": "\ud800"}]
+    results = list(run(jobs, ordered=True))
+    assert [(result.id, result.status) for result in results] == [
+        ("a", "error"),
+        ("b", "ok"),
+        (None, "error"),
+        (None, "error"),
+    ]
+    assert all(result.to_json_line().encode() for result in results)
     assert "juggle" in results[0].error.message
 
 

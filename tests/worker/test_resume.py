@@ -54,9 +54,17 @@ def test_a_file_cut_anywhere_keeps_its_whole_rows(tmp_path_factory, cut):
         b'{"id": null, "status": "error"}',
         b'{"kind": "rewrite", "id": "a"}',
         b"",
+        b"[" * 100_000,
     ],
 )
 def test_a_file_of_something_else_is_refused_with_its_line(tmp_path, line):
     path = save(tmp_path / "out", ROWS, tail=line + b"\n")
     with pytest.raises(CommandError, match="out line 4 is not a row of results"):
+        read_earlier_rows(path)
+
+
+def test_a_last_line_that_is_no_torn_row_is_not_cut_off(tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"precious notes without a line end")
+    with pytest.raises(CommandError, match="out line 1 is not a row of results"):
         read_earlier_rows(path)

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import time
 
 import pytest
@@ -103,6 +104,16 @@ def test_overwrite_replaces_and_resume_keeps(dgq, tmp_path, jobs_file, rewrite):
     assert [row["output"] for row in read_rows(tmp_path / "out")] == ["The colour."] * 2
 
 
+def test_a_broken_checkpoint_costs_no_old_results(dgq, engine, tmp_path, jobs_file, rewrite):
+    jobs_file(rewrite("a"))
+    engine.model_path = tmp_path
+    (tmp_path / "out").write_text("old\n")
+    (tmp_path / "dgq.json").write_text("{")
+    done = dgq("run", "jobs.jsonl", "-o", "out", "--overwrite")
+    assert done.code == exit_codes.CANNOT_RUN and "dgq.json is not JSON" in done.err
+    assert (tmp_path / "out").read_text() == "old\n"
+
+
 @pytest.mark.parametrize("num_kept_bytes", [0, 1, 30, -1, -2, -40])
 def test_a_file_cut_anywhere_is_completed(
     dgq, engine, tmp_path, jobs_file, rewrite, num_kept_bytes
@@ -176,6 +187,23 @@ def test_interrupted_work_is_kept_and_resumed(dgq, dgq_process, tmp_path, jobs_f
     ]
 
 
+@pytest.mark.parametrize("jobs", ["-", "pipe"])
+def test_an_interruption_does_not_wait_for_a_slow_pipe(dgq_process, tmp_path, rewrite, jobs):
+    os.mkfifo(tmp_path / "pipe")
+    process = dgq_process("run", jobs, "-o", "out", stdin=subprocess.PIPE)
+    with process.stdin if jobs == "-" else (tmp_path / "pipe").open("wb") as pipe:
+        pipe.write(json.dumps(rewrite("a")).encode() + b"\n")
+        pipe.flush()
+        wait_for_rows(tmp_path / "out", 1)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+    assert process.returncode == exit_codes.INTERRUPTED
+    err = process.stderr.read()
+    assert (
+        err.startswith(b"dgq: interrupted; 1 results were written to out") and b"Fatal" not in err
+    )
+
+
 def wait_for_rows(path, number, seconds=60):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -232,3 +260,25 @@ def test_progress_is_a_plain_line_now_and_then(dgq_process, jobs_file, rewrite):
     process = dgq_process("run", "jobs.jsonl", "-o", "out", env=environment)
     _, err = process.communicate(timeout=60)
     assert any(line.startswith("dgq: 1 of 2 jobs, ") for line in err.decode().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("closed", "args", "code"),
+    [(2, ["-o", "out"], exit_codes.OK), (1, [], exit_codes.USAGE), (0, [], exit_codes.OK)],
+)
+def test_closed_standard_streams(dgq_process, tmp_path, jobs_file, rewrite, closed, args, code):
+    jobs_file(rewrite("a"))
+    process = dgq_process("run", "jobs.jsonl", *args, preexec_fn=lambda: os.close(closed))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"internal error" not in err
+    if closed == 2:
+        assert [row["id"] for row in read_rows(tmp_path / "out")] == ["a"]
+
+
+def test_a_summary_that_cannot_be_written_changes_nothing(dgq_process, jobs_file, rewrite):
+    jobs_file(rewrite("a"))
+    with open("/dev/full", "wb") as full:
+        process = dgq_process("run", "jobs.jsonl", stderr=full)
+        process.communicate(timeout=60)
+    assert process.returncode == exit_codes.OK
