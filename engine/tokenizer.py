@@ -77,8 +77,9 @@ class Tokenizer:
         try:
             tokenizer_json = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise CheckpointError(
-                f"cannot read {path}: {error}; copy the checkpoint's tokenizer.json into its folder"
+                f"cannot read {path}: {reason}; copy the checkpoint's tokenizer.json into its folder"
             ) from None
         generation = read_generation_config(folder)
         bos_id = generation.bos_id

@@ -4,7 +4,7 @@ Build jobs from Python with these classes (pydantic raises ValidationError), or 
 with ``parsing.parse_job`` (which raises JobError in plain sentences).
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -124,8 +124,3 @@ KINDS: dict[str, type[FillJob] | type[ReformatJob] | type[RewriteJob]] = {
     "reformat": ReformatJob,
     "rewrite": RewriteJob,
 }
-
-
-def to_json(job: Job) -> dict[str, Any]:
-    """The job as JSON values, fields at their defaults left out; parse_job reads it back."""
-    return {"kind": job.kind, **job.model_dump(mode="json", exclude_defaults=True)}

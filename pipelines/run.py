@@ -40,14 +40,12 @@ class RunOptions:
     max_jobs: the most jobs in flight or, when ordered, waiting for an earlier one's result.
     enough_requests: no new job is taken while this many requests are in flight.
     ordered: results in the order of the jobs. decodings: None takes the checkpoint's.
-    stop: asked before each job; once true no more are taken, and those in flight are finished.
     """
 
     max_jobs: int = 256
     enough_requests: int = 96
     ordered: bool = False
     decodings: Decodings | None = None
-    stop: Callable[[], bool] = lambda: False
 
 
 def run_jobs(
@@ -77,7 +75,7 @@ def _results(
         while True:
             window = len(driver.in_flight) + len(waiting)
             room = window < options.max_jobs and driver.requests < options.enough_requests
-            if room and not options.stop():
+            if room:
                 intake.ask()
             if not intake.asked and not driver.in_flight:
                 return

@@ -28,7 +28,9 @@ def check_model_path(model_path: Path | None) -> None:
     """Raise CheckpointError for a folder that cannot be a checkpoint, before torch is imported."""
     if model_path is None:
         return
-    if not model_path.is_dir():
+    if not model_path.exists():
         raise CheckpointError(f"the model folder {model_path} does not exist")
+    if not model_path.is_dir():
+        raise CheckpointError(f"{model_path} is a file; --model needs a checkpoint's folder")
     if not (model_path / "config.json").is_file():
         raise CheckpointError(f"{model_path} is not a checkpoint: it has no config.json")

@@ -216,18 +216,6 @@ def test_closing_cancels_what_is_in_flight(engine, shout):
     assert held.held and all(future.cancelled() for future, _ in held.held)
 
 
-def test_stop_takes_no_more_jobs_and_finishes_those_in_flight(engine, shout):
-    stopped = []
-    rows = []
-    options = RunOptions(stop=lambda: bool(stopped), max_jobs=10, ordered=True)
-    for row in run_jobs((rewrite(n) for n in range(1000)), engine(shout, 4), options=options):
-        rows.append(row)
-        if len(rows) == 20:
-            stopped.append(True)
-    assert 20 <= len(rows) <= 32 and all(row.status == "ok" for row in rows)
-    assert [row.id for row in rows] == [str(n) for n in range(len(rows))]
-
-
 def test_a_request_that_the_engine_cancels_is_a_cancelled_job(engine, shout):
     held = HeldEngine(engine(shout))
 
