@@ -68,7 +68,7 @@ CONFIG: dict[str, Any] = {
 }
 GENERATION_CONFIG = {
     "max_new_tokens": 256,
-    "max_denoising_steps": 48,
+    "max_denoising_steps": 24,
     "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 0.1},
     "t_max": 0.8,
     "t_min": 0.4,

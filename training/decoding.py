@@ -8,21 +8,14 @@ from typing import Any
 DECODING: dict[str, dict[str, Any]] = {
     "fill": {"slot_tokens": 31, "max_attempts": 6},
     "reformat_python": {
-        "draft_noise": [0.0, 0.0, 0.3, 0.3, 0.6, 1.0],
-        "draft_renoise": [0.0, 1.0],
+        "draft_noise": [0.0, 0.5, 1.0],
         "piece_tokens": 111,
         "room": 1.3,
-        "max_attempts": 6,
+        "max_attempts": 4,
     },
-    "reformat_json": {
-        "draft_noise": [0.0, 0.0, 0.3, 0.3, 0.6, 1.0],
-        "draft_renoise": [0.0, 1.0],
-        "room": 1.6,
-        "max_attempts": 6,
-    },
+    "reformat_json": {"draft_noise": [0.0, 0.5, 1.0], "room": 1.6, "max_attempts": 4},
     "rewrite": {
-        "draft_noise": [0.0, 0.0, 0.3],
-        "draft_renoise": [0.0, 1.0],
+        "draft_noise": [0.0, 0.5, 1.0],
         "piece_tokens": 44,
         "room": 1.2,
         "max_attempts": 4,
