@@ -242,9 +242,9 @@ def _replace(rng: random.Random, split: Split, text: str) -> tuple[str, str, str
 
 def _with_marks(rng: random.Random, text: str, answer: str) -> tuple[str, str]:
     """Stand-ins for protected spans, at words that the rule left alone."""
-    kept = [word for word in re.findall(r"(?<= )[a-z]{4,}(?= )", text) if answer.count(word) == 1]
-    kept = [word for word in kept if text.count(word) == 1]
+    words = re.findall(r"(?<= )[a-z]{4,}(?= )", text)
+    kept = [w for w in words if all(len(re.findall(rf"\b{w}\b", t)) == 1 for t in (text, answer))]
     for number, word in enumerate(sorted(rng.sample(kept, min(len(kept), 2)), key=text.index), 1):
-        text = text.replace(word, f"<{number}>")
-        answer = answer.replace(word, f"<{number}>")
+        text = re.sub(rf"\b{word}\b", f"<{number}>", text)
+        answer = re.sub(rf"\b{word}\b", f"<{number}>", answer)
     return text, answer
