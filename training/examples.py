@@ -15,13 +15,16 @@ from .checkpoint import CONFIG
 from .fills import fill_job
 from .json_documents import json_job
 from .python_functions import python_job
-from .rewrites import rewrite_case
+from .rewrites import INSTRUCTIONS, REPLACE, rewrite_case
 from .standard_library import sentences
 
 MAX_ROWS = 5_000
-LONGEST_ANSWER, LONGEST_PROMPT = 111, 220
+LONGEST_ANSWER, LONGEST_PROMPT = 127, 220
 SHORT_ANSWER, SHORT_UNTIL = 60, 0.25
-SHARES = {"fill": 0.22, "rewrite": 0.42, "json": 0.16, "python": 0.20}
+SHARES = {"fill": 0.16, "rewrite": 0.36, "json": 0.26, "python": 0.22}
+# The hardest of each family is drawn more often than users are thought to ask for it.
+TRAINING_INSTRUCTIONS = (*INSTRUCTIONS, REPLACE, REPLACE, REPLACE)
+LEAST_LEAVES = (2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,10 @@ def draw_case(rng: random.Random) -> Case:
     """A training case, families mixed by SHARES."""
     kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
     if kind == "rewrite":
-        return rewrite_case(rng, "train", sentences("train"))[1]
-    job = {"fill": fill_job, "json": json_job, "python": python_job}[kind](rng, "train")
+        return rewrite_case(rng, "train", sentences("train"), TRAINING_INSTRUCTIONS)[1]
+    if kind == "json":
+        return json_job(rng, "train", rng.choice(LEAST_LEAVES)).cases[0]
+    job = {"fill": fill_job, "python": python_job}[kind](rng, "train")
     return rng.choice(job.cases)
 
 

@@ -36,9 +36,9 @@ def layout(value: object, style: str) -> str:
     return json.dumps(value, ensure_ascii=False, indent=int(style[-1]))
 
 
-def json_job(rng: random.Random, split: Split) -> JobCase:
-    """A document of up to MAX_LEAVES values."""
-    document = _object(rng, split, rng.randint(2, MAX_LEAVES), 0)
+def json_job(rng: random.Random, split: Split, least_leaves: int = 2) -> JobCase:
+    """A document of least_leaves to MAX_LEAVES values."""
+    document = _object(rng, split, rng.randint(least_leaves, MAX_LEAVES), 0)
     style = rng.choice(list(STYLES))
     expected = layout(document, style)
     sources = [layout(document, other) for other in STYLES] + [_messy(rng, document)] * 2

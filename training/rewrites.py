@@ -172,21 +172,27 @@ RULES: dict[str, Callable[[str], str]] = {
     "Use we instead of I.": use_we,
 }
 REPLACE = 'Replace "{}" with "{}".'
+INSTRUCTIONS = (*RULES, REPLACE)
 
 
-def rewrite_case(rng: random.Random, split: Split, prose: Sequence[str]) -> tuple[str, Case]:
-    """One piece of one or two sentences: the instruction and the case."""
+def rewrite_case(
+    rng: random.Random,
+    split: Split,
+    prose: Sequence[str],
+    instructions: Sequence[str] = INSTRUCTIONS,
+) -> tuple[str, Case]:
+    """One piece of one or two sentences: the instruction, one of those given, and the case."""
     made = [make_sentence(rng, split) for _ in range(1 if rng.random() < 0.8 else 2)]
     if prose and rng.random() < 0.35:
         made = [rng.choice(prose)]
     text = " ".join(made)
-    instruction = rng.choice([*RULES, REPLACE])
+    instruction = rng.choice(instructions)
     if instruction == REPLACE:
         instruction, text, answer = _replace(rng, split, text)
     else:
         answer = RULES[instruction](text)
         if answer == text and rng.random() < 0.6:
-            return rewrite_case(rng, split, prose)
+            return rewrite_case(rng, split, prose, instructions)
     if rng.random() < 0.15:
         text, answer = _with_marks(rng, text, answer)
     return instruction, Case("rewrite", rewrite_prompt(instruction, text), text, answer)
