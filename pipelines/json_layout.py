@@ -14,7 +14,7 @@ def lay_out(text: str, style: str) -> str:
 
     text: a document that parses. Raises ValueError for what has no tokens of JSON.
     """
-    tokens = _tokens(text)
+    tokens = tokens_of(text)
     if style == "compact":
         return "".join(tokens)
     if style == "one-line":
@@ -35,7 +35,8 @@ def check_json_layout(text: str, style: str) -> str | None:
     return f"line {row} is not laid out as {style}"
 
 
-def _tokens(text: str) -> list[str]:
+def tokens_of(text: str) -> list[str]:
+    """The document's tokens, as they are spelled. Raises ValueError."""
     tokens: list[str] = []
     at = 0
     while at < len(text):

@@ -42,15 +42,27 @@ def read_jobs(
 
     Blank lines are skipped but counted. Raises only what reading the source raises.
     """
+    for entry, _ in read_job_lines(source, limits=limits):
+        yield entry
+
+
+def read_job_lines(
+    source: BinaryIO | Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[tuple[Job | BadLine, bytes]]:
+    """As read_jobs, each entry with the line it was read from: UTF-8, blanks around it cut off.
+
+    The line of a bad entry is empty.
+    """
     seen: dict[bytes, int] = {}
     for number, line in _lines(source, limits.line_bytes):
         if line is None:
-            yield BadLine(number, f"the line is longer than {limits.line_bytes:,} bytes")
+            yield BadLine(number, f"the line is longer than {limits.line_bytes:,} bytes"), b""
             continue
         if number == 1:
             line = line.removeprefix(BOM)
-        if line.strip(b" \t\r\n"):
-            yield _unique(_read_line(line, number, limits), number, seen)
+        if line := line.strip(b" \t\r\n"):
+            entry = _unique(read_line(line, number, limits), number, seen)
+            yield entry, b"" if isinstance(entry, BadLine) else line
 
 
 def _lines(source: BinaryIO | Iterable[bytes], limit: int) -> Iterator[tuple[int, bytes | None]]:
@@ -82,7 +94,8 @@ def _unique(job: Job | BadLine, number: int, seen: dict[bytes, int]) -> Job | Ba
     return BadLine(number, f"the id {job.id!r} is already that of line {first}", None, "id")
 
 
-def _read_line(line: bytes, number: int, limits: Limits) -> Job | BadLine:
+def read_line(line: bytes, number: int, limits: Limits = DEFAULT_LIMITS) -> Job | BadLine:
+    """The job of one line, or what is wrong with it."""
     data: Any = None
     try:
         data = _load(line)

@@ -11,6 +11,7 @@ from .decoding import Decoding
 from .documents import line_feeds, with_line_ends_of
 from .errors import Rejected
 from .job import ReformatJob
+from .json_splitting import join_json, split_json
 from .prompts import reformat_prompt
 from .result import Check
 from .same_program import check_parses, difference
@@ -37,6 +38,8 @@ class ReformatPlan:
         """The new code from the answers, which all have values."""
         values = iter([answer.value or "" for answer in answers])
         texts = [next(values) if part.ask else part.text for part in self.parts]
+        if self.style.json_layout:
+            return join_json(self.parts, texts)
         indent = " " * self.style.indent if self.style.indent else None
         return join_parts(self.parts, texts, indent)
 
@@ -52,7 +55,7 @@ def plan(job: ReformatJob, context: Context) -> ReformatPlan:
     code, crlf = line_feeds(job.code.removeprefix(_BOM))
     check_parses(code, language)
     decoding = _decoding(language, context)
-    parts = _parts(code, language, decoding, context)
+    parts = _parts(code, language, style, decoding, context)
     texts = [part.text for part in parts if part.ask]
     questions = [
         piece_question(
@@ -95,11 +98,18 @@ def _decoding(language: str, context: Context) -> Decoding:
     return known.get(language, decodings.reformat_other)
 
 
-def _parts(code: str, language: str, decoding: Decoding, context: Context) -> list[Part]:
+def _parts(
+    code: str, language: str, style: Style, decoding: Decoding, context: Context
+) -> list[Part]:
+    def measure(text: str) -> int:
+        return len(context.tokenizer.encode(text))
+
     if language == "python":
-        return split_python(code, decoding.piece_tokens, lambda t: len(context.tokenizer.encode(t)))
+        return split_python(code, decoding.piece_tokens, measure)
     core = code.strip() if language == "json" else code.strip("\n").rstrip()
     parts = [Part(core, ask=True)] if core.strip() else []
+    if style.json_layout and parts:
+        parts = split_json(core, style.json_layout, decoding.piece_tokens, measure)
     return [*parts, Part("\n", ask=False)] if code.endswith("\n") else parts
 
 

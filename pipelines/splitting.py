@@ -24,12 +24,14 @@ Measure = Callable[[str], int]
 class Part:
     """A stretch of the file. ask: whether the model sees it, or it is kept as it is.
 
-    indent: what was taken from the start of each line, to be put back.
+    indent: what was taken from the start of each line, to be put back. wrapped: the text wears
+    brackets that are not in the file, to come off again.
     """
 
     text: str
     ask: bool
     indent: str = ""
+    wrapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,13 @@ def join_parts(parts: Sequence[Part], texts: Sequence[str], indent: str | None =
     indent: one level of the new style; None puts back what was taken.
     """
     return "".join(
-        _indented(text, part.indent if indent is None else indent) if part.indent else text
+        indented(text, part.indent if indent is None else indent) if part.indent else text
         for part, text in zip(parts, texts, strict=True)
     )
 
 
-def _indented(text: str, indent: str) -> str:
+def indented(text: str, indent: str) -> str:
+    """The text with ``indent`` before each line that is not empty."""
     return re.sub(r"(?m)^(?=.)", indent, text)
 
 

@@ -20,12 +20,14 @@ DEFAULTS = {"python": "pep8", "json": "indent-2"}
 class Style:
     """words: as the model is told. check: what is wrong with a text, or None; None = unchecked.
 
-    indent: blanks of one level of Python, where the style says.
+    indent: blanks of one level of Python, where the style says. json_layout: the layout of JSON by
+    its name in json_layout.py, where it is one of those.
     """
 
     words: str
     check: Checker | None = None
     indent: int | None = None
+    json_layout: str | None = None
 
 
 def _python(words: str, indent: int, *, double_quotes: bool = False) -> Style:
@@ -34,7 +36,7 @@ def _python(words: str, indent: int, *, double_quotes: bool = False) -> Style:
 
 
 def _json(words: str, name: str) -> Style:
-    return Style(words, partial(check_json_layout, style=name))
+    return Style(words, partial(check_json_layout, style=name), json_layout=name)
 
 
 KNOWN: dict[str, dict[str, Style]] = {

@@ -13,7 +13,12 @@ DECODING: dict[str, dict[str, Any]] = {
         "room": 1.3,
         "max_attempts": 4,
     },
-    "reformat_json": {"draft_noise": [0.0, 0.5, 1.0], "room": 1.6, "max_attempts": 4},
+    "reformat_json": {
+        "draft_noise": [0.0, 0.5, 1.0],
+        "piece_tokens": 48,
+        "room": 1.6,
+        "max_attempts": 4,
+    },
     "rewrite": {
         "draft_noise": [0.0, 0.5, 1.0],
         "piece_tokens": 44,

@@ -46,8 +46,8 @@ def test_warm_starts_from_the_source(run_one, source_of):
 
 
 def test_a_long_source_takes_several_canvases(run_one):
-    code = json.dumps(list(range(500)))
-    result, engine = run_one(job(code, "json", style="one line"), lambda _: code)
+    code = "f(" + ", ".join(map(str, range(500))) + ");"
+    result, engine = run_one(job(code, "javascript"), lambda _: code)
     assert result.status == "ok"
     (request,) = engine.requests
     assert request.canvas_length == len(request.draft_ids) == 256
