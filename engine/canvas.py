@@ -109,6 +109,12 @@ class Generation:
         self.prefix_length += len(self.pending_ids)
         self.pending_ids = ()
 
+    def restart(self) -> None:
+        """Begin the current canvas anew, with nothing read yet: the tensors are lost."""
+        self.pending_ids = (*self.request.prompt_ids, *self._committed)
+        self.prefix_length = 0
+        self.needs_start = True
+
     def finish_canvas(
         self, ids: list[int], num_steps: int, mean_entropy: float, converged: bool
     ) -> Verdict:

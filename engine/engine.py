@@ -12,14 +12,15 @@ from typing import Self
 
 import torch
 
-from .canvas import EngineLimits, Generation, Verdict
+from .canvas import EngineLimits, Generation
 from .checkpoint import load_model
 from .errors import EngineError, RequestError
+from .faults import error_for
 from .generation_config import read_generation_config
+from .loop import Loop
 from .model import DiffusionGemma
 from .request import Request, Result, SamplingConfig
-from .runner import Outcome, Runner
-from .scheduler import Scheduler
+from .stats import EngineStats
 from .tokenizer import Tokenizer
 
 DEFAULT_MODEL_PATH = Path(__file__).parent / "dgq-tiny"
@@ -50,13 +51,12 @@ class Engine:
             sampling=generation.sampling,
         )
         self._max_in_flight = 2 * max_canvases
-        self._runner = Runner(model, max_encode_tokens=max_rows)
-        self._scheduler = Scheduler(max_canvases, max_rows, self._may_start)
+        self._loop = Loop(model, max_canvases, max_rows, self._may_start)
         self._futures: dict[int, Future[Result]] = {}
         self._numbers = count()
         self._inbox: list[Generation] = []
         self._changed = threading.Condition()
-        self._stopped: str | None = None  # why no more work is taken
+        self._stopped: EngineError | None = None  # why no more work is taken
         self._thread = threading.Thread(target=self._run, name="dgq-engine", daemon=True)
         self._thread.start()
 
@@ -72,8 +72,9 @@ class Engine:
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
-        max_canvases, max_rows: bounds on what one denoising step holds. CheckpointError says
-        what is wrong with the folder, EngineError what is wrong with the settings.
+        max_canvases, max_rows: bounds on what one denoising step holds; out of memory lowers
+        max_rows for good (see loop.py). CheckpointError says what is wrong with the folder,
+        EngineError what is wrong with the settings.
         """
         if dtype not in _DTYPES:
             raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
@@ -101,17 +102,22 @@ class Engine:
         """The checkpoint's sampling defaults."""
         return self._limits.sampling
 
+    @property
+    def stats(self) -> EngineStats:
+        """The load at this moment; cheap, from any thread, also after the engine has stopped."""
+        return self._loop.stats(num_outside=len(self._inbox))
+
     def submit(self, request: Request) -> Future[Result]:
         """Queue a request, from any thread; its order among others is kept.
 
         The future gets the result, or RequestError if this engine cannot serve the request, or
-        EngineError if the engine stops first. It can be cancelled while it waits. Raises
-        EngineError if the engine has stopped.
+        EngineError if the engine stops first: DeviceError if the device failed under it. It can be
+        cancelled while it waits. Raises that EngineError if the engine has stopped.
         """
         future: Future[Result] = Future()
         with self._changed:
             if self._stopped is not None:
-                raise EngineError(self._stopped)
+                raise _copy(self._stopped)
             try:
                 generation = Generation.begin(next(self._numbers), request, self._limits)
             except RequestError as error:
@@ -147,7 +153,7 @@ class Engine:
 
     def close(self) -> None:
         """Stop the engine; what has not finished gets an EngineError. May be called twice."""
-        self._stop("the engine is closed")
+        self._stop(EngineError("the engine is closed"))
         self._thread.join()
 
     def __enter__(self) -> Self:
@@ -165,47 +171,36 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._take_inbox():
-                self._step()
+                for number, outcome in self._loop.step():
+                    future = self._futures.pop(number)
+                    if isinstance(outcome, RequestError):
+                        future.set_exception(outcome)
+                    else:
+                        future.set_result(outcome)
         except BaseException as error:  # noqa: BLE001 - callers wait on their futures, whatever it was
-            self._stop(f"the engine stopped: {type(error).__name__}: {error}")
+            self._stop(error_for(error))
         self._fail_pending()
 
     def _take_inbox(self) -> bool:
         """Move what was submitted to the scheduler, waiting for it if idle; False to end."""
         with self._changed:
-            while not self._inbox and self._scheduler.is_idle and self._stopped is None:
-                self._scheduler.check()
+            while not self._inbox and self._loop.is_idle and self._stopped is None:
+                self._loop.check()
                 self._changed.wait()
             for generation in self._inbox:
-                self._scheduler.add(generation)
+                self._loop.add(generation)
             self._inbox.clear()
             return self._stopped is None
 
-    def _step(self) -> None:
-        plan = self._scheduler.schedule()
-        self._runner.encode(plan.encode)
-        self._runner.start(plan.start)
-        for outcome in self._runner.denoise(plan.groups):
-            self._collect(outcome)
-
-    def _collect(self, outcome: Outcome) -> None:
-        generation = outcome.generation
-        verdict = generation.finish_canvas(
-            outcome.ids, outcome.num_steps, outcome.mean_entropy, outcome.converged
-        )
-        self._scheduler.resize(generation)
-        if verdict is Verdict.FINISHED and generation.result is not None:
-            self._runner.release(generation)
-            self._futures.pop(generation.number).set_result(generation.result)
-
     def _may_start(self, generation: Generation) -> bool:
-        """False if the caller cancelled while the request waited."""
-        if self._futures[generation.number].set_running_or_notify_cancel():
+        """False if the caller cancelled while the request waited; one begun before may go on."""
+        future = self._futures[generation.number]
+        if future.running() or future.set_running_or_notify_cancel():
             return True
         del self._futures[generation.number]
         return False
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: EngineError) -> None:
         with self._changed:
             if self._stopped is None:
                 self._stopped = reason
@@ -214,9 +209,15 @@ class Engine:
     def _fail_pending(self) -> None:
         with self._changed:
             futures, self._futures = self._futures, {}
+            reason = self._stopped or EngineError("the engine stopped")
         for future in futures.values():
             if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
-                future.set_exception(EngineError(self._stopped))
+                future.set_exception(_copy(reason))
+
+
+def _copy(error: EngineError) -> EngineError:
+    """A fresh one: each that is raised gathers a traceback of its own."""
+    return type(error)(*error.args)
 
 
 def _put(finished: SimpleQueue[int], index: int, future: Future[Result]) -> None:

@@ -38,7 +38,7 @@ class Runner:
         weight = model.decoder.embed_tokens.weight
         self._model = model
         self._device, self._dtype = weight.device, weight.dtype
-        self._max_encode_tokens = max_encode_tokens
+        self.max_encode_tokens = max_encode_tokens
         self._kv: dict[int, list[LayerKV]] = {}
         self._rows: dict[int, CanvasRows] = {}
         self._batches: dict[tuple[tuple[int, int, int], ...], CanvasBatch] = {}
@@ -53,12 +53,25 @@ class Runner:
         self._kv.pop(generation.number, None)
         self._rows.pop(generation.number, None)
 
+    @property
+    def device_memory_bytes(self) -> int:
+        """What torch holds of the accelerator's memory; from any thread. 0 on a CPU."""
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
+    def release_all(self) -> None:
+        """Forget the tensors of all generations, and give their memory back to the device."""
+        self._kv.clear()
+        self._rows.clear()
+        self._batches.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def encode(self, generations: list[Generation]) -> None:
         """Read each generation's pending tokens and append their KV to its prefix."""
         fresh = [g for g in generations if g.prefix_length == 0]
         grown = [g for g in generations if g.prefix_length > 0]
         for together in (fresh, grown):
-            for batch in _length_batches(together, self._max_encode_tokens):
+            for batch in _length_batches(together, self.max_encode_tokens):
                 self._encode_batch(batch)
 
     def start(self, generations: list[Generation]) -> None:

@@ -1,5 +1,6 @@
-"""A small random DiffusionGemma that transformers itself saved, in several shards."""
+"""A small random DiffusionGemma that transformers itself saved, in several shards; and requests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,20 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     EntropyBoundSamplerConfig,
 )
 
+from dgq.engine.request import Request, SamplingConfig
+
 VOCAB_SIZE = 200
 CANVAS_LENGTH = 32
 SLIDING_WINDOW = 16
 EOS_IDS = [1, 106]
+SAMPLING = SamplingConfig(
+    max_denoising_steps=12,
+    entropy_bound=4.0,
+    t_max=0.9,
+    t_min=0.3,
+    confidence_threshold=0.5,
+    reroll_entropy_nats=float("inf"),
+)
 
 
 def text_config(**changes):
@@ -116,6 +127,31 @@ def save_checkpoint(
     )
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
+
+
+def requests(count=24):
+    """Prompts of 1 to 70 tokens, canvases of 16 and 32 rows, answers of one to three canvases."""
+    generator = torch.Generator().manual_seed(count)
+    made = []
+    for seed in range(count):
+        length = int(torch.randint(1, 70, (), generator=generator))
+        prompt = torch.randint(3, VOCAB_SIZE, (length,), generator=generator).tolist()
+        made.append(
+            Request(
+                tuple(prompt),
+                max_new_tokens=[10, 32, 70][seed % 3],
+                seed=seed,
+                canvas_length=[16, 32, None][seed % 3],
+                sampling=replace(
+                    SAMPLING, max_denoising_steps=6 + seed % 7, stability_threshold=seed % 4
+                ),
+            )
+        )
+    return made
+
+
+def text_of(result):
+    return replace(result, seconds=0.0, mean_entropy_nats=round(result.mean_entropy_nats, 3))
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def finish(generation, ids, entropy=0.0, converged=True, steps=4):
 
 def test_importing_plain_parts_does_not_import_torch():
     code = (
-        "import sys, dgq.engine.canvas, dgq.engine.scheduler, dgq.engine.tokenizer;"
+        "import sys, dgq.engine.canvas, dgq.engine.scheduler, dgq.engine.stats, dgq.engine.tokenizer;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -63,6 +63,24 @@ def test_canvases_are_committed_until_the_stop_token():
     assert generation.result.token_ids == (9,) * 64 + (8,) * 10
     assert generation.result.num_canvases == 2
     assert generation.result.mean_entropy_nats == pytest.approx(0.02)
+
+
+def test_a_restart_reads_everything_again_and_keeps_what_is_decided():
+    generation = begin(max_new_tokens=200)
+    generation.encoded()
+    generation.needs_start = False
+    finish(generation, [9] * 64)
+    generation.encoded()
+    generation.needs_start = False
+    assert finish(generation, [8] * 64, entropy=1.0, converged=False) is Verdict.REROLL
+    generation.needs_start = False
+    generation.restart()
+    assert generation.pending_ids == (5, 6, *[9] * 64) and generation.prefix_length == 0
+    assert generation.needs_start and generation.place == (0, 1, 1) and generation.width == 64
+    generation.encoded()
+    finish(generation, [EOS] * 64)
+    assert generation.result.token_ids == (9,) * 64
+    assert (generation.result.num_steps, generation.result.num_rerolls) == (12, 1)
 
 
 def test_the_last_canvas_is_narrowed_and_the_text_cut():

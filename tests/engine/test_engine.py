@@ -12,50 +12,16 @@ from dgq.engine.checkpoint import load_model
 from dgq.engine.draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
 from dgq.engine.engine import Engine
 from dgq.engine.errors import CheckpointError, EngineError, RequestError
-from dgq.engine.request import Request, SamplingConfig
+from dgq.engine.request import Request
 from dgq.engine.sampler import InverseCdf
 
-from .conftest import CANVAS_LENGTH, EOS_IDS, VOCAB_SIZE
-
-SAMPLING = SamplingConfig(
-    max_denoising_steps=12,
-    entropy_bound=4.0,
-    t_max=0.9,
-    t_min=0.3,
-    confidence_threshold=0.5,
-    reroll_entropy_nats=float("inf"),
-)
+from .conftest import CANVAS_LENGTH, EOS_IDS, SAMPLING, VOCAB_SIZE, requests, text_of
 
 
 @pytest.fixture(scope="module")
 def engine(calm_checkpoint):
     with Engine.load(calm_checkpoint, max_canvases=8, max_rows=160) as engine:
         yield engine
-
-
-def requests(count=24):
-    """Prompts of 1 to 70 tokens, canvases of 16 and 32 rows, answers of one to three canvases."""
-    generator = torch.Generator().manual_seed(count)
-    made = []
-    for seed in range(count):
-        length = int(torch.randint(1, 70, (), generator=generator))
-        prompt = torch.randint(3, VOCAB_SIZE, (length,), generator=generator).tolist()
-        made.append(
-            Request(
-                tuple(prompt),
-                max_new_tokens=[10, 32, 70][seed % 3],
-                seed=seed,
-                canvas_length=[16, 32, None][seed % 3],
-                sampling=replace(
-                    SAMPLING, max_denoising_steps=6 + seed % 7, stability_threshold=seed % 4
-                ),
-            )
-        )
-    return made
-
-
-def text_of(result):
-    return replace(result, seconds=0.0, mean_entropy_nats=round(result.mean_entropy_nats, 3))
 
 
 def plain_generate(model, request):
@@ -172,19 +138,19 @@ def test_the_seed_decides(engine):
 
 def test_nothing_is_held_when_idle(engine):
     list(engine.generate(requests()))
-    assert engine._scheduler.rows_in_use == 0 and engine._scheduler.is_idle
-    assert engine._runner.num_held == 0 and engine._futures == {}
+    assert engine._loop._scheduler.rows_in_use == 0 and engine._loop._scheduler.is_idle
+    assert engine._loop._runner.num_held == 0 and engine._futures == {}
 
 
 def watch(engine, monkeypatch):
     """Record the canvases that the model is shown: a list of [rows] of a single request."""
-    seen, denoise = [], engine._runner._model.denoise
+    seen, denoise = [], engine._loop._runner._model.denoise
 
     def record(canvas_ids, *rest):
         seen.append(canvas_ids[0].tolist())
         return denoise(canvas_ids, *rest)
 
-    monkeypatch.setattr(engine._runner._model, "denoise", record)
+    monkeypatch.setattr(engine._loop._runner._model, "denoise", record)
     return seen
 
 
@@ -242,7 +208,7 @@ def test_reroll_starts_from_other_noise_until_exhausted(engine, monkeypatch):
     kept = [sum(a == b for a, b in zip(start, draft, strict=True)) for start in starts]
     assert kept[0] >= 16 and kept[1] >= 16 and kept[2] <= 2  # the last from noise alone
     assert len({tuple(start) for start in starts}) == 3
-    assert engine._scheduler.rows_in_use == 0
+    assert engine._loop._scheduler.rows_in_use == 0
 
     monkeypatch.undo()
     patient = replace(sampling, reroll_entropy_nats=float("inf"))
@@ -323,7 +289,7 @@ def test_a_failing_step_reaches_every_future(calm_checkpoint, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(engine._runner._model, "denoise", broken)
+    monkeypatch.setattr(engine._loop._runner._model, "denoise", broken)
     futures = []
     with pytest.raises(EngineError, match="RuntimeError: device lost"):
         for request in requests():

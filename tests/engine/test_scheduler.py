@@ -65,6 +65,38 @@ def test_a_narrowed_canvas_gives_rows_back():
     scheduler.check()
 
 
+def test_a_canvas_wider_than_the_budget_runs_alone():
+    scheduler = Scheduler(4, 128)
+    for i, width in enumerate([16, 64, 16]):
+        scheduler.add(generation(i, width))
+    scheduler.max_rows = 32
+    for expected in ([0], [1], [2]):
+        plan = scheduler.schedule()
+        scheduler.check()
+        assert in_flight(plan) == expected
+        converge(scheduler, plan.groups[0][0])
+    assert scheduler.is_idle
+
+
+def test_what_is_put_back_comes_first_and_the_largest_at_the_head():
+    scheduler = Scheduler(4, 64)
+    for i, width in enumerate([16, 16, 32, 16]):
+        scheduler.add(generation(i, width))
+    assert in_flight(scheduler.schedule()) == [0, 1, 2]
+    assert (scheduler.num_running, scheduler.num_waiting) == (3, 1)
+    taken = scheduler.take_back()
+    assert [g.number for g in taken] == [0, 1, 2]
+    assert (scheduler.num_running, scheduler.num_waiting, scheduler.rows_in_use) == (0, 1, 0)
+    scheduler.put_back(taken)
+    scheduler.max_rows = 16
+    order = []
+    while not scheduler.is_idle:
+        running = scheduler.schedule().groups[0][0]
+        order.append(running.number)
+        converge(scheduler, running)
+    assert order == [2, 0, 1, 3]
+
+
 def test_what_was_cancelled_while_waiting_takes_no_rows():
     scheduler = Scheduler(2, 128, may_start=lambda g: g.number != 0)
     scheduler.add(generation(0))
