@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-worker
-	$(BIN)/dgq run examples/jobs.jsonl --output results.jsonl --overwrite
+	$(BIN)/dgq submit examples/jobs.jsonl --output results.jsonl --overwrite
 	@echo "The jobs: examples/jobs.jsonl  The results: $(CURDIR)/results.jsonl"
 
 test: $(VENV)/.installed-dev

@@ -3,14 +3,13 @@
 import os
 import sys
 import warnings
+from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import click
 
 from . import exit_codes
-from .guard import guarded, run_guarded, say
+from .guard import run_guarded, say
 
 EXIT_CODES = """\b
 Exit codes:
@@ -18,7 +17,38 @@ Exit codes:
   1    cannot run: a file, the disk, the model, a missing package
   2    usage: the command line makes no sense; nothing was started
   3    everything was done, but some rows are invalid_output or error
-  130  interrupted; what was finished until then is written"""
+  4    the server knows no such batch, or has lost it
+  5    the batch was cancelled
+  6    timed out waiting; the batch goes on
+  7    the server is unreachable, full, or refuses
+  8    dgq verify found differences
+  70   a worker stood still and was ended by its watchdog; start it again
+  71   a worker's device or engine is broken
+  130  interrupted; what was finished until then is written, and a batch goes on"""
+
+COMMANDS = (
+    "run",
+    "submit",
+    "watch",
+    "results",
+    "status",
+    "list",
+    "workers",
+    "cancel",
+    "pause",
+    "resume",
+    "retry",
+    "verify",
+    "worker",
+    "up",
+    "schedule",
+    "scheduler",
+    "doctor",
+    "chaos",
+    "config",
+    "completion",
+)
+"""In the order in which --help lists them; each is the object NAME in commands/NAME_command.py."""
 
 
 def main() -> None:
@@ -47,56 +77,26 @@ def _run_cli() -> int:
         return exit_codes.INTERRUPTED
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 100})
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in their order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, None if there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f".commands.{cmd_name}_command", __package__)
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
 @click.version_option(version("dgq"), prog_name="dgq")
 def cli() -> None:
     """Fill templates, reformat code and rewrite texts in bulk, every output checked."""
-
-
-@cli.command(epilog=EXIT_CODES)
-@click.argument("jobs", metavar="JOBS")
-@click.option(
-    "-o", "--output", "out", default="-", metavar="OUT", help="File of results; - is stdout."
-)
-@click.option(
-    "--model",
-    "model_path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Checkpoint folder in the Hugging Face layout. [default: the shipped dgq-tiny]",
-)
-@click.option("--ordered", is_flag=True, help="Results in input order, not as they finish.")
-@click.option(
-    "--resume",
-    is_flag=True,
-    help="Keep the rows that OUT has, whatever their status, and append what it lacks.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace the rows that OUT has.")
-@click.option("--dry-run", is_flag=True, help="Check the jobs and estimate tokens; run nothing.")
-@click.option(
-    "--seed",
-    type=int,
-    metavar="N",
-    help="For jobs without a seed of their own.  [default: 0]",
-)
-@click.option(
-    "--max-attempts",
-    type=click.IntRange(1, 100),
-    metavar="N",
-    help="How often a failed check is tried again, for jobs that do not say it themselves.  "
-    "[default: as the model says, else 3]",
-)
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary on stderr.")
-@guarded
-def run(**options: Any) -> int:
-    """Run a file of jobs in this process and write one result per line.
-
-    JOBS is a file with one JSON object per line, or - for stdin. Results go to OUT as they
-    finish; progress and a summary go to stderr.
-    """
-    from .run_command import RunOptions, run_command
-
-    return run_command(RunOptions(**options))
 
 
 if __name__ == "__main__":

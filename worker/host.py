@@ -13,7 +13,7 @@ SHIPPED_MODEL_PATH = Path(dgq.engine.__path__[0]) / "dgq-tiny"
 """Where dgq-tiny lies, known without importing torch."""
 
 
-def load_engine(model_path: Path | None) -> "Engine":
+def load_engine(model_path: Path | None, *, device: str = "cpu") -> "Engine":
     """Load a checkpoint; None is the shipped dgq-tiny. Imports torch.
 
     Raises CheckpointError where the folder is missing or is not a checkpoint.
@@ -21,7 +21,7 @@ def load_engine(model_path: Path | None) -> "Engine":
     check_model_path(model_path)
     from dgq.engine.engine import Engine
 
-    return Engine.load(model_path)
+    return Engine.load(model_path, device=device)
 
 
 def check_model_path(model_path: Path | None) -> None:

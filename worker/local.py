@@ -64,7 +64,7 @@ def results_of(
 ) -> Iterator[Iterator[JobResult]]:
     """Load the engine, hand out the results, and close both."""
     options = RunOptions(ordered=settings.ordered)
-    jobs = (_with_settings(entry, settings) for entry in entries)
+    jobs = (with_settings(entry, settings) for entry in entries)
     with (
         load_engine(model_path) as engine,
         closing(run_jobs(jobs, engine, options=options)) as results,
@@ -72,7 +72,7 @@ def results_of(
         yield results
 
 
-def _with_settings(entry: Job | BadLine, settings: RunSettings) -> Job | BadLine:
+def with_settings(entry: Job | BadLine, settings: RunSettings) -> Job | BadLine:
     """The job with the run's seed and attempts where it has none of its own."""
     if isinstance(entry, BadLine):
         return entry

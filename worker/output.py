@@ -10,6 +10,7 @@ import fcntl
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,32 +33,38 @@ class ResultWriter:
         self.num_rows = 0
         self._created = path is not None and not path.exists()
         self._fd = 1 if path is None else _open(path)
-        self._regular = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
-        if self._regular:
+        self.regular = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
+        if self.regular:
             self._lock()
 
     def start(self, *, keep_bytes: int = 0) -> None:
         """Cut an existing file back to its first ``keep_bytes``; rows are appended to them."""
         self._created = False
-        if self._regular:
+        if self.regular:
             os.ftruncate(self._fd, keep_bytes)
             os.lseek(self._fd, 0, os.SEEK_END)
 
     def write(self, row: bytes) -> None:
         """Write one row, given without its line end. Raises OutputError or OutputClosed."""
-        rest = memoryview(row + b"\n")
-        begin = os.lseek(self._fd, 0, os.SEEK_CUR) if self._regular else 0
+        self.write_rows([row])
+
+    def write_rows(self, rows: Sequence[bytes]) -> None:
+        """Write some rows at once: on a regular file all of them, or none where that fails."""
+        if not rows:
+            return
+        rest = memoryview(b"\n".join(rows) + b"\n")
+        begin = os.lseek(self._fd, 0, os.SEEK_CUR) if self.regular else 0
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except BrokenPipeError as error:
             raise OutputClosed(str(error)) from error
         except OSError as error:
-            if self._regular:
+            if self.regular:
                 os.ftruncate(self._fd, begin)
                 os.lseek(self._fd, begin, os.SEEK_SET)
             raise OutputError(self._after_failure(error)) from error
-        self.num_rows += 1
+        self.num_rows += len(rows)
 
     def close(self) -> None:
         """Make the rows durable and close; a file that was created and never started is removed."""
@@ -65,13 +72,13 @@ class ResultWriter:
             return
         fd, self._fd = self._fd, -1
         try:
-            if self._regular:
+            if self.regular:
                 os.fsync(fd)
         except OSError as error:
             raise OutputError(self._after_failure(error)) from error
         finally:
             os.close(fd)
-            if self._created and self._regular:
+            if self._created and self.regular:
                 self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -100,7 +107,7 @@ class ResultWriter:
         if self.path is None:
             return f"cannot write to standard output: {error.strerror}"
         text = f"cannot write {self.path}: {error.strerror}"
-        if not self._regular:
+        if not self.regular:
             return text
         return (
             f"{text}; the {self.num_rows} results of this run that are in it are whole, "
@@ -108,8 +115,10 @@ class ResultWriter:
         )
 
 
-def check_output(jobs: str, out: str, *, resume: bool, overwrite: bool) -> Path | None:
-    """Decide where results go: a path, or None for standard output.
+def check_output(
+    jobs: str | Sequence[str], out: str, *, resume: bool, overwrite: bool
+) -> Path | None:
+    """Decide where results go: a path, or None for standard output. jobs: one input, or several.
 
     Raises UsageFault for what would lose data or makes no sense.
     """
@@ -126,7 +135,8 @@ def check_output(jobs: str, out: str, *, resume: bool, overwrite: bool) -> Path 
         raise UsageFault(f"{out} is a folder; --output needs a file")
     if not path.parent.is_dir():
         raise UsageFault(f"the folder {path.parent} for the results does not exist")
-    if jobs != STDOUT and path.exists() and os.path.samefile(jobs, path):
+    inputs = [jobs] if isinstance(jobs, str) else jobs
+    if path.exists() and any(os.path.samefile(name, path) for name in inputs if name != STDOUT):
         raise UsageFault(f"{out} holds the jobs; the results need another file")
     has_rows = path.is_file() and path.stat().st_size > 0
     if has_rows and not (resume or overwrite):

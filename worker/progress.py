@@ -2,24 +2,46 @@
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from .guard import say
-from .summary import Tally
 
 _CHUNK_BYTES = 1 << 20
 
 
+class Growing(Protocol):
+    """What progress is shown of; read by the progress thread while others write it."""
+
+    @property
+    def num_rows(self) -> int:
+        """What the bar shows."""
+        ...
+
+    def rates(self, now_s: float) -> str:
+        """What stands beside it. now_s: on the monotonic clock."""
+        ...
+
+    def progress_line(self, total: int | None) -> str:
+        """All of it in one line."""
+        ...
+
+
+Total = int | None | Callable[[], int | None]
+"""What there will be in the end; None where it is not known, a function where it may change."""
+
+
 def progress(
-    tally: Tally, *, total: int | None, quiet: bool, live: bool, interval_s: float
+    tally: Growing, *, total: Total, quiet: bool, live: bool, interval_s: float
 ) -> AbstractContextManager[object]:
-    """Show how ``tally`` grows while the context is open. total: None where it is not known."""
+    """Show how ``tally`` grows while the context is open."""
     if quiet:
         return nullcontext()
-    return LiveBar(tally, total) if live else PlainLines(tally, total, interval_s)
+    known = total if callable(total) else lambda: total
+    return LiveBar(tally, known) if live else PlainLines(tally, known, interval_s)
 
 
 def count_lines(path: Path) -> int:
@@ -38,7 +60,7 @@ def count_lines(path: Path) -> int:
 class PlainLines:
     """One line every ``interval_s`` seconds, from a thread: results may be far apart."""
 
-    def __init__(self, tally: Tally, total: int | None, interval_s: float) -> None:
+    def __init__(self, tally: Growing, total: Callable[[], int | None], interval_s: float) -> None:
         self._tally = tally
         self._total = total
         self._interval_s = interval_s
@@ -62,13 +84,13 @@ class PlainLines:
 
     def _run(self) -> None:
         while not self._done.wait(self._interval_s):
-            say(self._tally.progress_line(self._total))
+            say(self._tally.progress_line(self._total()))
 
 
 class LiveBar:
     """A rich progress bar that reads the tally a few times a second."""
 
-    def __init__(self, tally: Tally, total: int | None) -> None:
+    def __init__(self, tally: Growing, total: Callable[[], int | None]) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -90,7 +112,7 @@ class LiveBar:
             console=Console(stderr=True),
             auto_refresh=False,
         )
-        self._task = self._bar.add_task("", total=total)
+        self._task = self._bar.add_task("", total=total())
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dgq-progress", daemon=True)
 
@@ -119,6 +141,9 @@ class LiveBar:
     def _draw(self) -> None:
         tally = self._tally
         self._bar.update(
-            self._task, completed=tally.num_rows, description=tally.rates(time.monotonic())
+            self._task,
+            total=self._total(),
+            completed=tally.num_rows,
+            description=tally.rates(time.monotonic()),
         )
         self._bar.refresh()

@@ -1,6 +1,7 @@
 """What an earlier run has left in its file of results, so that only the rest is run."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ ROW_START = b'{"id":'
 class EarlierRows:
     """The rows that are there. A row counts as there whatever its status.
 
-    ids: of the jobs. lines: input line numbers of the bad lines, which have no id.
-    keep_bytes: the length of the whole rows; what follows is a torn line.
+    ids: of the jobs. lines: input line numbers of the bad lines, which have no id; of several
+    files each may have such a line, hence a count. keep_bytes: where the whole rows end; what
+    follows is a torn line.
     """
 
     ids: set[str] = field(default_factory=set)
-    lines: set[int] = field(default_factory=set)
+    lines: Counter[int] = field(default_factory=Counter)
     num_ok: int = 0
     num_rows: int = 0
     keep_bytes: int = 0
@@ -33,26 +35,54 @@ class EarlierRows:
 
     def has_line(self, line: int) -> bool:
         """Whether the bad input line with this number has its row."""
-        return line in self.lines
+        return self.lines[line] > 0
 
 
-def read_earlier_rows(path: Path) -> EarlierRows:
+class Taker:
+    """Matches jobs or rows with earlier rows, one by one: the earlier row of a bad line counts once."""
+
+    def __init__(self, earlier: EarlierRows) -> None:
+        self._ids = earlier.ids
+        self._lines = Counter(earlier.lines)
+        self.any = bool(self._ids or self._lines)
+
+    def take(self, job_id: str | None, line: int | None) -> bool:
+        """Whether there is an earlier row for this one."""
+        if job_id is not None:
+            return job_id in self._ids
+        found = line is not None and self._lines[line] > 0
+        if found:
+            assert line is not None
+            self._lines[line] -= 1
+        return found
+
+
+def read_earlier_rows(
+    path: Path, *, after: EarlierRows | None = None, until_bytes: int | None = None
+) -> EarlierRows:
     """Read a file of results; a missing one is empty, a torn last line is not counted.
 
-    Raises CommandError, naming the line, where a whole line is not a row of results.
+    after: only the rows behind these, which were read before. until_bytes: only those before this
+    byte, where a line must begin. Raises CommandError, naming the line, where a whole line is not a row of results.
     """
-    earlier = EarlierRows()
+    before = after or EarlierRows()
+    earlier = EarlierRows(keep_bytes=before.keep_bytes)
     if not path.is_file():
         return earlier
     try:
         with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
+            lines.seek(before.keep_bytes)
+            for number, line in enumerate(lines, start=before.num_rows + 1):
+                if until_bytes is not None and earlier.keep_bytes >= until_bytes:
+                    break
                 if not line.endswith(b"\n"):
                     if not line.startswith(ROW_START[: len(line)]):
                         raise _not_a_row(path, number)
                     earlier.torn_bytes = len(line)
                     break
-                _add(earlier, _parse(path, number, line))
+                if (row := parse_row(line)) is None:
+                    raise _not_a_row(path, number)
+                _add(earlier, row)
                 earlier.keep_bytes += len(line)
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}") from error
@@ -63,19 +93,18 @@ def _add(earlier: EarlierRows, row: dict[str, Any]) -> None:
     earlier.num_rows += 1
     earlier.num_ok += row["status"] == "ok"
     if row["id"] is None:
-        earlier.lines.add(row["line"])
+        earlier.lines[row["line"]] += 1
     else:
         earlier.ids.add(row["id"])
 
 
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """The row that a line of results holds; None where it is none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict) or not all(_is_row(row)):
-        raise _not_a_row(path, number)
-    return row
+        return None
+    return row if isinstance(row, dict) and all(_is_row(row)) else None
 
 
 def _not_a_row(path: Path, number: int) -> CommandError:

@@ -2,10 +2,12 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Self
 
 from dgq.pipelines.result import JobResult
 
 from . import exit_codes
+from .ledger.types import BatchInfo
 from .resume import EarlierRows
 
 
@@ -34,6 +36,16 @@ class Tally:
         self.num_steps += result.stats.steps
         self.num_rows += 1
 
+    @classmethod
+    def of_batch(cls, info: BatchInfo) -> Self:
+        """The counts of a batch."""
+        tally = cls(info.num_done, num_tokens=info.num_tokens)
+        tally.num_canvases, tally.num_steps = info.num_canvases, info.num_steps
+        for status, count in info.num_by_status.items():
+            if count or status in tally.num_by_status:
+                tally.num_by_status[status] = count
+        return tally
+
     @property
     def num_failed(self) -> int:
         """Rows that are not ok."""
@@ -52,7 +64,7 @@ class Tally:
 
 
 def summary_lines(tally: Tally, earlier: EarlierRows, where: str, seconds: float) -> list[str]:
-    """What is said at the end. where: the file of results, or ``standard output``."""
+    """What is said at the end. where: the file of results, ``standard output``, or nowhere yet."""
     counts = ", ".join(f"{count} {status}" for status, count in tally.num_by_status.items())
     jobs = "job" if tally.num_rows == 1 else "jobs"
     lines = [f"{tally.num_rows} {jobs} in {seconds:.1f} s: {counts}"]
@@ -64,7 +76,8 @@ def summary_lines(tally: Tally, earlier: EarlierRows, where: str, seconds: float
     if earlier.num_rows:
         failed = earlier.num_rows - earlier.num_ok
         lines.append(f"{earlier.num_rows} rows were there before, {failed} of them not ok")
-    lines.append(f"results: {where}")
+    if where:
+        lines.append(f"results: {where}")
     return lines
 
 

@@ -36,7 +36,7 @@ def test_steps_lower_the_loss_on_one_batch(fast_tokenizer) -> None:
     small = CONFIG | {"text_config": CONFIG["text_config"] | {"hidden_size": 32}}
     model = DiffusionGemma(ModelConfig.from_dict(small))
     initialise(model)
-    optimisers, watch = make_optimisers(model), RouterWatch(model)
+    optimisers, watch = make_optimisers(model, torch.float32), RouterWatch(model)
     made = (make_example(rng, fast_tokenizer, draw_case(rng)) for _ in range(12))
     batch = collate([example for example in made if example][:6])
     seen = []

@@ -23,7 +23,7 @@ from .local import RunSettings, results_of
 from .output import ResultWriter, check_output
 from .progress import count_lines, progress
 from .resume import EarlierRows, read_earlier_rows
-from .settings import Settings
+from .settings import Settings, load_settings
 from .summary import Tally, exit_code, summary_lines
 
 
@@ -113,7 +113,7 @@ class Run:
 
 def run_command(options: RunOptions) -> int:
     """Do what the command line says; returns the exit code. Raises CommandError and DgqError."""
-    settings = Settings.from_env()
+    settings = load_settings()
     check_model_path(options.model_path or settings.model_path)
     with open_jobs(options.jobs) as lines:
         if options.dry_run:

@@ -1,0 +1,3 @@
+from tests.worker.fresh import ledger, server
+
+__all__ = ["ledger", "server"]

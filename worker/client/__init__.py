@@ -1,0 +1,1 @@
+"""Using the queue from Python: submit, watch, collect, verify."""

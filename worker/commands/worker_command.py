@@ -1,0 +1,95 @@
+"""``dgq worker``: one engine on one device, serving the queue until told to end."""
+
+import re
+from pathlib import Path
+
+import click
+
+from ..guard import guarded
+
+
+@click.command()
+@click.option(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Checkpoint folder in the Hugging Face layout. [default: the shipped dgq-tiny]",
+)
+@click.option(
+    "--device", metavar="DEVICE", help="Where the model runs: cpu, cuda, cuda:1.  [default: cpu]"
+)
+@click.option(
+    "--serve",
+    metavar="LABELS",
+    help="Serve only batches with these labels, separated by commas.  "
+    "[default: default and the model folder's name]",
+)
+@click.option(
+    "--shards", "shards_per_worker", type=int, metavar="N", help="Shards in hand at once."
+)
+@click.option(
+    "--metrics-port", type=int, metavar="PORT", help="Serve Prometheus metrics and /healthz here."
+)
+@click.option("--name", default="", metavar="NAME", help="Begins the worker's id.  [default: host]")
+@click.option("--stub", is_flag=True, hidden=True, help="No model: digests instead of answers.")
+@click.option("--stub-seconds", type=float, default=0.0, hidden=True)
+@click.option("--until-stdin-ends", is_flag=True, hidden=True, help="Drain when a parent is gone.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+@guarded
+def worker(
+    model_path: Path | None,
+    device: str | None,
+    serve: str | None,
+    shards_per_worker: int | None,
+    metrics_port: int | None,
+    name: str,
+    stub: bool,
+    stub_seconds: float,
+    until_stdin_ends: bool,
+    verbose: bool,
+) -> int:
+    """Run a worker: one model on one device, taking shards from the queue.
+
+    SIGTERM or Ctrl-C drains: what the model has begun is finished within drain_timeout_s, the rest is
+    given back to the queue; a second one gives everything back at once.
+
+    \b
+    Exit codes:
+      0    ended by a signal
+      1    cannot run: the model, a port
+      7    the server cannot be reached
+      70   ended by its watchdog: it stood still; start it again
+      71   the device or the engine is broken; start it again, elsewhere if it recurs
+    """
+    from ..embedded import attached
+    from ..errors import UsageFault
+    from ..fleet.draining import end_on_signals, end_with_stdin
+    from ..fleet.logs import log_to_stderr
+    from ..fleet.process import WorkerProcess
+    from ..fleet.runner import EngineRunner, Runner, StubRunner
+    from ..host import load_engine
+    from ..settings import load_settings
+
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", name):
+        raise UsageFault("--name takes up to 64 letters, digits, or any of . _ -")
+    end_on_signals()
+    if until_stdin_ends:
+        end_with_stdin()
+    log_to_stderr(verbose=verbose)
+    settings = load_settings(
+        model_path=model_path,
+        serve=serve,
+        shards_per_worker=shards_per_worker,
+        metrics_port=metrics_port,
+    )
+    with attached(settings) as attached_settings:
+        runner: Runner
+        if stub:
+            runner = StubRunner(stub_seconds)
+        else:
+            runner = EngineRunner(load_engine(settings.model_path, device=device or "cpu"))
+        try:
+            return WorkerProcess(attached_settings, runner, name).run()
+        finally:
+            runner.close()
