@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -32,7 +32,8 @@ DGQ = [sys.executable, "-m", "dgq.worker"]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one run. Rates are jobs per second, memory is in bytes, commands are the server's calls."""
+    """Of one run. Rates are jobs per second, memory is in bytes. commands: what the server carried
+    out while the workers worked, those inside scripts too; scripts: round trips that ran one."""
 
     jobs: int
     workers: int
@@ -43,6 +44,7 @@ class Figures:
     worker_peak_bytes: int
     server_bytes_per_finished_job: float
     commands_per_job: float
+    scripts_per_job: float
     collect_rate: float
     collect_peak_bytes: int
 
@@ -99,10 +101,11 @@ def used_memory(server: "redis.Redis") -> int:
     return int(memory["used_memory"])
 
 
-def calls(server: "redis.Redis") -> int:
-    """Commands that the server has carried out, those inside scripts apart."""
-    stats: Any = server.info("stats")
-    return int(stats["total_commands_processed"])
+def calls(server: "redis.Redis") -> tuple[int, int]:
+    """Commands that the server has carried out, and scripts."""
+    stats: Any = server.info("commandstats")
+    total = sum(stat["calls"] for stat in stats.values())
+    return total, stats.get("cmdstat_evalsha", {"calls": 0})["calls"]
 
 
 def run(jobs: Path, num_jobs: int, num_workers: int, folder: Path) -> Figures:
@@ -116,10 +119,14 @@ def run(jobs: Path, num_jobs: int, num_workers: int, folder: Path) -> Figures:
         batch = output.strip()
         waiting_bytes = used_memory(server) - empty_bytes
         peaks: list[int] = []
-        before = calls(server)
+        measured([*DGQ, "pause", batch], env)  # until all workers are there
         with workers(num_workers, env, peaks):
+            while int(cast("int", server.zcard("dgq:v1:workers"))) < num_workers:
+                time.sleep(0.05)
+            before = calls(server)
+            measured([*DGQ, "resume", batch], env)
             work_s = _wait(server, batch, num_jobs)
-        num_calls = calls(server) - before
+        after = calls(server)
         finished_bytes = used_memory(server) - empty_bytes
         rows = folder / f"rows-{num_workers}.jsonl"
         _, collect_s, collect_peak = measured(
@@ -135,7 +142,8 @@ def run(jobs: Path, num_jobs: int, num_workers: int, folder: Path) -> Figures:
             work_rate=num_jobs / work_s,
             worker_peak_bytes=max(peaks),
             server_bytes_per_finished_job=finished_bytes / num_jobs,
-            commands_per_job=num_calls / num_jobs,
+            commands_per_job=(after[0] - before[0]) / num_jobs,
+            scripts_per_job=(after[1] - before[1]) / num_jobs,
             collect_rate=num_jobs / collect_s,
             collect_peak_bytes=collect_peak,
         )
@@ -169,7 +177,7 @@ def main() -> None:
             print(
                 f"{num_workers} workers: submit {one.submit_rate:,.0f}/s, work "
                 f"{one.work_rate:,.0f}/s, collect {one.collect_rate:,.0f}/s, "
-                f"{one.commands_per_job:.3f} commands per job",
+                f"{one.scripts_per_job:.3f} scripts and {one.commands_per_job:.2f} commands per job",
                 flush=True,
             )
     print(json.dumps([asdict(one) for one in figures]))

@@ -165,7 +165,7 @@ def _clean_up(client: Client, batch: Batch) -> None:
         keys = client.ledger.keys
         client.redis.delete(*keys.batch(batch.id).all(), keys.active(info.label))
         client.redis.zrem(keys.batches, batch.id)
-        client.redis.srem(keys.labels, info.label)
+        client.redis.zrem(keys.labels, info.label)
 
 
 class _Workers:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dgq.pipelines.job import FillJob
 from dgq.pipelines.parsing import Limits
-from dgq.pipelines.reading import BadLine, read_jobs
+from dgq.pipelines.reading import BadLine, read_job_lines, read_jobs, read_line
 
 GOOD = {"id": "1", "kind": "rewrite", "text": "Hello.", "instruction": "Shout."}
 
@@ -192,3 +192,56 @@ def test_what_is_read_is_the_job_that_python_would_build():
     job = read(b'{"id":1,"kind":"fill","template":"{{a}}","record":{"a":[1,{"b":null}]}}')[0]
     built = FillJob(id="1", template="{{a}}", record={"a": [1, {"b": None}]})
     assert job.model_dump() == built.model_dump()
+
+
+@pytest.mark.parametrize("as_stream", [True, False])
+def test_each_job_comes_with_its_line(as_stream):
+    lines = [
+        b"\xef\xbb\xbf" + line(id=7) + b"\r\n",
+        b" \t\r\n",
+        b"  " + line(id="b") + b"\t\n",
+        b"no job\n",
+        line(id="7") + b"\n",  # once more
+        line(id="x" * 300) + b"\n",
+        line(id="c", text="x" * 500) + b"\n",
+        line(id="d", text="\u2028\x85"),
+    ]
+    source = io.BytesIO(b"".join(lines)) if as_stream else lines
+    entries = list(read_job_lines(source, limits=Limits(line_bytes=400)))
+    assert [(entry.line, text) for entry, text in entries] == [
+        (1, line(id=7)),
+        (3, line(id="b")),
+        (4, b""),
+        (5, b""),
+        (6, b""),
+        (7, b""),
+        (8, line(id="d", text="\u2028\x85")),
+    ]
+    source = io.BytesIO(b"".join(lines)) if as_stream else lines
+    jobs = list(read_jobs(source, limits=Limits(line_bytes=400)))
+    assert jobs == [entry for entry, _ in entries]
+
+
+def test_a_line_that_was_kept_is_read_again_as_the_same_job():
+    fill = {"id": "1", "kind": "fill", "template": "{{a}}", "record": {"a": 1}}
+    text = json.dumps(fill).replace("1}", "129.50}").encode()
+    ((job, kept),) = read_job_lines([text])
+    assert kept == text
+    assert read_line(kept, 1) == job
+    assert read_line(kept, 5).line == 5
+    assert read_line(b"{", 9).line == 9
+
+
+def test_lines_are_pulled_one_at_a_time():
+    pulled = []
+
+    def lines():
+        for number in range(3):
+            pulled.append(number)
+            yield line(id=number)
+
+    entries = read_job_lines(lines())
+    assert pulled == []
+    for number in range(3):
+        assert next(entries)[0].id == str(number)
+        assert len(pulled) == number + 1

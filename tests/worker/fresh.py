@@ -8,7 +8,7 @@ import json
 import pytest
 
 from dgq.worker.ledger.ledger import Ledger
-from dgq.worker.ledger.shard import JobLine, Row, Shard
+from dgq.worker.ledger.shard import JobLine, Shard
 from dgq.worker.ledger.types import Done, NewBatch
 from tests.worker.servers import RealServer, binaries
 
@@ -86,8 +86,7 @@ def silence(ledger, lease):
 
 def all_rows(ledger, batch_id):
     """The rows so far, in the order of their commits."""
-    rows: list[Row] = []
-    cursor = "0-0"
+    rows, cursor = [], "0-0"
     while page := list(ledger.read_rows(batch_id, cursor)):
         cursor = page[-1][0]
         rows += [row for _, commit_rows in page for row in commit_rows]

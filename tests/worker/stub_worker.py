@@ -53,6 +53,7 @@ class StubWorker:
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def __enter__(self):
+        self.say_hello()
         self.thread.start()
         return self
 
@@ -61,8 +62,11 @@ class StubWorker:
         self.thread.join()
         self.ledger.forget_worker("stub")
 
-    def run(self):
+    def say_hello(self):
         fields = {"labels": ",".join(self.labels), "slots": 1, "busy": 0, "state": "working"}
+        self.ledger.heartbeat("stub", fields, 60)
+
+    def run(self):
         while not self.ended.wait(0.02):
-            self.ledger.heartbeat("stub", fields, 5)
+            self.say_hello()
             work(self.ledger, labels=self.labels, rows_at_once=self.rows_at_once)

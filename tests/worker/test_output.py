@@ -71,6 +71,22 @@ def test_a_full_disk_takes_the_torn_row_back(tmp_path):
     assert path.read_bytes() == b"x" * 20 + b"\n" + b"y" * 20 + b"\n"
 
 
+def test_rows_are_written_together_or_taken_back_together(tmp_path):
+    path = tmp_path / "out.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        with ResultWriter(path) as writer:
+            writer.start()
+            writer.write_rows([b"x" * 9, b"y" * 9])
+            writer.write_rows([])
+            with pytest.raises(OutputError, match="the 2 results"):
+                writer.write_rows([b"z" * 20, b"z" * 20])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"x" * 9 + b"\n" + b"y" * 9 + b"\n"
+
+
 def test_two_runs_do_not_write_the_same_file(tmp_path):
     path = tmp_path / "out.jsonl"
     with ResultWriter(path), pytest.raises(OutputError, match="another dgq run is writing"):
@@ -124,6 +140,15 @@ def test_results_go_to_a_new_or_empty_file_or_to_stdout(tmp_path):
     assert check(tmp_path, "new") == tmp_path / "new"
     assert check(tmp_path, "empty") == tmp_path / "empty"
     assert check(tmp_path, "new", jobs="-", resume=True) == tmp_path / "new"
+
+
+def test_none_of_several_inputs_may_be_the_output(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    names = [str(tmp_path / name) for name in ("a", "b")]
+    assert check_output(names, str(tmp_path / "c"), resume=False, overwrite=False)
+    with pytest.raises(UsageFault, match="b holds the jobs"):
+        check_output(names, names[1], resume=False, overwrite=True)
 
 
 @pytest.mark.parametrize("choice", ["resume", "overwrite"])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgq.worker.errors import CommandError
-from dgq.worker.resume import read_earlier_rows
+from dgq.worker.resume import Taker, read_earlier_rows
 
 ROWS = [
     {"id": "a", "status": "ok", "output": "x"},
@@ -68,3 +68,24 @@ def test_a_last_line_that_is_no_torn_row_is_not_cut_off(tmp_path):
     path.write_bytes(b"precious notes without a line end")
     with pytest.raises(CommandError, match="out line 1 is not a row of results"):
         read_earlier_rows(path)
+
+
+def test_a_file_is_read_in_two_parts(tmp_path):
+    path = save(tmp_path / "out", ROWS, tail=b'{"id":"to')
+    first_bytes = len(path.read_bytes().splitlines(keepends=True)[0])
+    base = read_earlier_rows(path, until_bytes=first_bytes)
+    rest = read_earlier_rows(path, after=base)
+    assert (base.ids, base.num_rows, base.keep_bytes, base.torn_bytes) == ({"a"}, 1, first_bytes, 0)
+    assert (rest.ids, rest.num_rows, rest.num_ok, rest.torn_bytes) == ({"b"}, 2, 0, 9)
+    assert rest.keep_bytes + 9 == len(path.read_bytes())
+    assert read_earlier_rows(path, until_bytes=0).num_rows == 0
+    path.write_bytes(path.read_bytes()[: rest.keep_bytes] + b"{}\n")
+    with pytest.raises(CommandError, match="out line 4 is not a row of results"):
+        read_earlier_rows(path, after=base)
+
+
+def test_an_earlier_row_of_a_bad_line_counts_for_one_of_several_files(tmp_path):
+    taker = Taker(read_earlier_rows(save(tmp_path / "out", [*ROWS, ROWS[2]])))
+    assert [taker.take(None, 7) for _ in range(3)] == [True, True, False]
+    assert [taker.take("a", 7) for _ in range(2)] == [True, True]
+    assert not taker.take(None, None) and not taker.take("c", None)

@@ -1,5 +1,6 @@
 from dgq.pipelines.result import JobResult, Stats
 from dgq.worker import exit_codes
+from dgq.worker.ledger.types import BatchInfo
 from dgq.worker.resume import EarlierRows
 from dgq.worker.summary import Tally, exit_code, summary_lines
 
@@ -46,3 +47,17 @@ def test_the_progress_line_names_the_total_where_it_is_known():
     assert tally.progress_line(9).startswith("2 of 9 jobs, ")
     assert tally.progress_line(None).startswith("2 jobs, ")
     assert tally.progress_line(9).endswith(", 1 not ok")
+
+
+def test_the_counts_of_a_batch_name_what_was_cancelled():
+    fields = dict.fromkeys(("label", "source", "job_key", "retry_of", "digest"), "")
+    fields |= {"id": "b-aaaaaaaaaaaa", "state": "cancelled", "sealed": "1", "options": "{}"}
+    numbers = ("priority", "shard_jobs", "shard_bytes", "created_ms", "num_shards")
+    fields |= dict.fromkeys(numbers, "0") | {"num_jobs": "5", "num_done": "5", "num_ok": "3"}
+    fields |= {"num_cancelled": "2", "num_tokens": "60", "num_canvases": "4", "num_steps": "10"}
+    tally = Tally.of_batch(BatchInfo.of(fields))
+    assert tally.num_failed == 2
+    assert summary_lines(tally, EarlierRows(), "", 2.0) == [
+        "5 jobs in 2.0 s: 3 ok, 0 invalid_output, 0 error, 2 cancelled",
+        "60 tokens, 30 tokens/s, 2.5 steps per canvas",
+    ]

@@ -149,7 +149,7 @@ def row_key(text: bytes) -> tuple[str | None, int | None]:
         except JSONDecodeError:
             pass
     row = loads(text)
-    return row["id"], row["line"]
+    return row["id"], row["line"] if row["id"] is None else None
 
 
 def collect(waiter: Waiter, collector: Collector, *, follow: bool = True) -> BatchInfo:

@@ -37,11 +37,11 @@ class ServerPatience:
     """
 
     def __init__(
-        self, settings: Settings, say: Callable[[str], None], *, outage_s: float = OUTAGE_S
+        self, settings: Settings, say: Callable[[str], None], *, outage_s: float | None = None
     ) -> None:
         self._settings = settings
         self._say = say
-        self._outage_s = outage_s
+        self._outage_s = OUTAGE_S if outage_s is None else outage_s
         self._away = False
         self._ended = Event()
 

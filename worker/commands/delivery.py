@@ -248,7 +248,9 @@ class Delivery:
         if batch is None:
             return "interrupted"
         rows = (
-            f"; {self.sink.writer.num_rows} results are in {self.sink.where}" if self.sink else ""
+            f"; {self.sink.writer.num_rows} results were written to {self.sink.where}"
+            if self.sink
+            else ""
         )
         if self.own_workers:
             return f"interrupted{rows}; to go on: {self._again()}"

@@ -13,6 +13,7 @@ from .options import (
     local_time,
     print_json,
     print_table,
+    printable,
     state_in_words,
 )
 
@@ -43,7 +44,7 @@ def list_batches(as_json: bool) -> int:
             failures(info.num_by_status),
             info.label,
             local_time(info.created_s),
-            info.source,
+            printable(info.source, 60),
         )
         for info in batches
     ]

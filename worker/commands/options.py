@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-SEEDS = click.IntRange(-(2**63), 2**64 - 1)
+
+class Seeds(click.IntRange):
+    """Any seed that a job may have. The range is no help to anybody, so help pages leave it out."""
+
+    def _describe_range(self) -> str:
+        return ""
+
+
+SEEDS = Seeds(-(2**63), 2**64 - 1)
 
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="JSON on stdout, with stable fields."
@@ -156,7 +164,7 @@ def printable(text: str, limit: int = 500) -> str:
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns on stdout, as wide as they need to be."""
-    table = [heads, *([printable(cell, 60) for cell in row] for row in rows)]
+    table = [heads, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
     for row in table:
         cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))

@@ -9,10 +9,12 @@ from pathlib import Path
 from dgq.pipelines.parsing import DEFAULT_LIMITS
 
 from .. import exit_codes
+from ..client.checking import check_new
 from ..client.resuming import Plan, may_be_complete, plan_resume, without
 from ..client.sidecar import remove_sidecar
 from ..errors import UsageFault
 from ..guard import say
+from ..host import SHIPPED_MODEL_PATH
 from ..jobs_input import STDIN, Entry, find_inputs, name_inputs, read_inputs
 from ..ledger.types import JobOptions, NewBatch
 from ..output import STDOUT, ResultWriter, check_output
@@ -70,6 +72,9 @@ def _submit(options: SubmitOptions, wanted: Wanted) -> int:
     if private and wanted.out is None:
         wanted = replace(wanted, out=STDOUT)
     wanted.check()
+    check_new(options.new_batch([STDIN]))
+    if private:
+        _check_served(options.label, settings)
     if wanted.out is None:
         return _without_results(options, wanted, find_inputs(options.inputs), settings)
     names = find_inputs(options.inputs, out=None if wanted.out == STDOUT else Path(wanted.out))
@@ -77,6 +82,17 @@ def _submit(options: SubmitOptions, wanted: Wanted) -> int:
     check_unfinished(out, wanted)
     with ResultWriter(out) as writer:
         return _with_results(options, wanted, names, settings, writer, private=private)
+
+
+def _check_served(label: str, settings: Settings) -> None:
+    """Raises UsageFault where the workers that are about to be started would not run the batch."""
+    model_path = settings.model_path or SHIPPED_MODEL_PATH
+    served = settings.serve.split(",") if settings.serve else ["default", model_path.name]
+    if label not in [name.strip() for name in served]:
+        raise UsageFault(
+            f"the workers of a private server serve {', '.join(served)}, not {label}; leave "
+            "--model-name out, or set DGQ_SERVE or DGQ_MODEL"
+        )
 
 
 def _without_results(

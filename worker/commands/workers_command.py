@@ -6,7 +6,7 @@ import click
 
 from .. import exit_codes
 from ..guard import guarded, say
-from .options import connected, json_option, print_json, print_table
+from .options import connected, json_option, print_json, print_table, printable
 
 WORKERS_JSON = """\b
 With --json, a list of objects:
@@ -58,7 +58,7 @@ def _cells(fields: dict[str, Any]) -> list[str]:
     cells = (
         fields["id"],
         fields["state"],
-        ", ".join(fields["labels"]),
+        printable(", ".join(fields["labels"]), 60),
         f"{fields['busy']}/{fields['slots']}",
         fields["rows"],
         f"{fields['heartbeat_age_s']:.0f} s ago",

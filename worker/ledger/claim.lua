@@ -22,7 +22,7 @@ while not entry do
   if not entry then redis.call('XACK', KEYS[2], GROUP, silent[1]) end  -- somebody deleted it
   forget(silent[2])
 end
-if not entry and redis.call('XLEN', KEYS[2]) > redis.call('XPENDING', KEYS[2], GROUP)[1] then
+if not entry and num_new() > 0 then
   local read = redis.call('XREADGROUP', 'GROUP', GROUP, lease, 'COUNT', 1, 'STREAMS', KEYS[2], '>')
   if read then entry, deliveries = read[1][2][1], 1 end
 end

@@ -19,6 +19,14 @@ local function held(entry, lease)
   return pending[1]
 end
 
+-- Shards that were never given away. (XPENDING would count as well, but lists every lease.)
+local function num_new()
+  local group = redis.call('XINFO', 'GROUPS', KEYS[2])[1]
+  for at = 1, #group, 2 do
+    if group[at] == 'pending' then return redis.call('XLEN', KEYS[2]) - group[at + 1] end
+  end
+end
+
 -- A lease is a consumer of the group; here it ends, unless it still holds something.
 local function forget(lease)
   if #redis.call('XPENDING', KEYS[2], GROUP, '-', '+', 1, lease) == 0 then

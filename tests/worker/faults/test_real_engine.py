@@ -3,20 +3,25 @@ the rows are those of ``dgq run`` on the same jobs, but for the time that they t
 
 import json
 
+import pytest
+
 from dgq.worker.local import run
 from tests.worker.faults.fleet import make_jobs
 
 
-def timeless(row):
-    """A row without its seconds."""
-    row["stats"].pop("seconds")
-    return row
+def assert_same(row, alone):
+    """But for the seconds, and the last digits of a sum that a row's neighbours can change."""
+    expected = dict(alone["stats"])
+    expected["seconds"] = row["stats"]["seconds"]
+    expected["mean_entropy"] = pytest.approx(expected["mean_entropy"], abs=1e-4)
+    assert row["stats"] == expected
+    assert row | {"stats": None, "line": None} == alone | {"stats": None, "line": None}
 
 
 def test_killed_in_the_middle_of_a_canvas(fleet):
-    fleet = fleet(shard_jobs=6)
+    fleet = fleet(shard_jobs=4)
     victim = fleet.start(stub=False)
-    jobs = make_jobs(24, "The color of house {} is grey. Its owner is not here.")
+    jobs = make_jobs(12, "The color of house {} is grey. Its owner is not here.")
     batch = fleet.submit(jobs, seed=7)
     before = fleet.wait_for_rows(batch, 1)
     victim.kill()
@@ -27,6 +32,7 @@ def test_killed_in_the_middle_of_a_canvas(fleet):
     rows = fleet.rows(batch)
     assert rows[: len(before)] == before
     alone = {result.id: result.model_dump(mode="json") for result in run(jobs, seed=7)}
-    found = [timeless(json.loads(row) | {"line": None}) for row in rows]
+    found = [json.loads(row) for row in rows]
     assert sorted(row["id"] for row in found) == sorted(alone)
-    assert {row["id"]: row for row in found} == {i: timeless(row) for i, row in alone.items()}
+    for row in found:
+        assert_same(row, alone[row["id"]])

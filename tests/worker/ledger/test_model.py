@@ -349,7 +349,7 @@ def test_any_order_of_calls(ledger):
     run_state_machine_as_test(
         LedgerMachine,
         settings=settings(
-            max_examples=30,
+            max_examples=60,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
