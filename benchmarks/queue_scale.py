@@ -121,7 +121,7 @@ def run(jobs: Path, num_jobs: int, num_workers: int, folder: Path) -> Figures:
         peaks: list[int] = []
         measured([*DGQ, "pause", batch], env)  # until all workers are there
         with workers(num_workers, env, peaks):
-            while int(cast("int", server.zcard("dgq:v1:workers"))) < num_workers:
+            while cast("int", server.zcard("dgq:v1:workers")) < num_workers:
                 time.sleep(0.05)
             before = calls(server)
             measured([*DGQ, "resume", batch], env)
