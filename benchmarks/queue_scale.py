@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import redis
 
@@ -121,7 +121,7 @@ def run(jobs: Path, num_jobs: int, num_workers: int, folder: Path) -> Figures:
         peaks: list[int] = []
         measured([*DGQ, "pause", batch], env)  # until all workers are there
         with workers(num_workers, env, peaks):
-            while cast("int", server.zcard("dgq:v1:workers")) < num_workers:
+            while server.zcard("dgq:v1:workers") < num_workers:
                 time.sleep(0.05)
             before = calls(server)
             measured([*DGQ, "resume", batch], env)
