@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -117,7 +118,7 @@ class Client:
         submit_entries(
             self.ledger,
             info,
-            _chain(first, rest),
+            chain([first], rest),
             Bounds(
                 info.shard_jobs,
                 info.shard_bytes,
@@ -242,15 +243,19 @@ class Batch:
         seed: for jobs without one of their own; by default the batch's, or 0, plus 1, since the same
         seed would give the same output. Raises UsageFault if there are none.
         """
-        info = self.status()
+        return self.client.submit_entries(self.failed_entries(), self.as_retry(seed))
+
+    def failed_entries(self) -> Iterator[Entry]:
+        """The jobs that a retry runs again. Raises UsageFault if there are none."""
         limits = self.client._limits
         failed = self.client.ledger.failed_jobs(self.id)
-        entries = ((read_line(job.text, job.line, limits), job.text) for job in failed)
+        if (first := next(failed, None)) is None:
+            raise UsageFault(f"{self.id} has no job that a retry could help: nothing is submitted")
+        for job in chain([first], failed):
+            yield read_line(job.text, job.line, limits), job.text
+
+    def as_retry(self, seed: int | None) -> NewBatch:
+        """The batch that a retry makes: as this one, but for the seed."""
+        info = self.status()
         options = replace(info.options, seed=(info.options.seed or 0) + 1 if seed is None else seed)
-        new = NewBatch(info.label, info.priority, info.source, retry_of=self.id, options=options)
-        return self.client.submit_entries(entries, new)
-
-
-def _chain(first: Entry, rest: Iterator[Entry]) -> Iterator[Entry]:
-    yield first
-    yield from rest
+        return NewBatch(info.label, info.priority, info.source, retry_of=self.id, options=options)

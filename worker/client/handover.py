@@ -143,6 +143,6 @@ class Handover:
 
 def patient(client: Client, say: Callable[[str], None]) -> ServerPatience:
     """Make the client's submissions patient; returns whom to call for all else, and to end it."""
-    patience = ServerPatience(client.settings, say)
+    patience = ServerPatience(say)
     client.ledger = PatientLedger(client, patience)
     return patience

@@ -11,9 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import BatchUnknown, WaitTimeout
-from ..ledger.connection import server_error
 from ..ledger.types import BatchInfo
-from ..settings import Settings
 from .client import Batch
 from .lookup import labels_of
 
@@ -36,17 +34,14 @@ class ServerPatience:
     say: told once when the server is away, and once when it is back.
     """
 
-    def __init__(
-        self, settings: Settings, say: Callable[[str], None], *, outage_s: float | None = None
-    ) -> None:
-        self._settings = settings
+    def __init__(self, say: Callable[[str], None], *, outage_s: float | None = None) -> None:
         self._say = say
         self._outage_s = OUTAGE_S if outage_s is None else outage_s
         self._away = False
         self._ended = Event()
 
     def call(self, ask: Callable[[], T]) -> T:
-        """What ``ask`` returns. Raises ServerError for what waiting does not mend or did not."""
+        """What ``ask`` returns. Raises redis.RedisError for what waiting does not mend or did not."""
         since_s = time.monotonic()
         while True:
             try:
@@ -54,7 +49,7 @@ class ServerPatience:
             except RedisError as error:
                 waited_s = time.monotonic() - since_s
                 if not _may_pass(error) or waited_s > self._outage_s or self._ended.is_set():
-                    raise server_error(error, self._settings) from error
+                    raise
                 if not self._away:
                     self._away = True
                     self._say(f"the server is away; waiting for it for up to {self._outage_s:g} s")
@@ -189,7 +184,7 @@ class Waiter:
         self._grown: tuple[int, float] = (-1, self._begin_s)
 
     def look(self) -> BatchInfo:
-        """The batch as it stands. Raises BatchUnknown, ServerError, WaitTimeout, what check raises."""
+        """The batch as it stands. Raises BatchUnknown, WaitTimeout, redis.RedisError, what check raises."""
         self._check()
         try:
             info = self.patience.call(self.batch.status)

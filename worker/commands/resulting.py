@@ -76,7 +76,7 @@ def _collect(options: ResultsOptions, batch: Batch, writer: ResultWriter, have: 
         growing = BatchProgress(collector)
         waiter = Waiter(
             batch,
-            ServerPatience(client.settings, say),
+            ServerPatience(say),
             growing,
             say=say if options.follow else _say_nothing,
             timeout_s=options.timeout_s,

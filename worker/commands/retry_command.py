@@ -44,8 +44,8 @@ def retry(**options: Any) -> int:
     with the same seed gives the same output; a job with a seed of its own keeps it. Bad lines of
     the input are no jobs and are left out. The results are those of the new batch alone.
     """
-    from .delivery import Wanted
     from .retrying import retry_command
+    from .wanted import Wanted
 
     wanted = {name: options.pop(name) for name in Wanted.__dataclass_fields__}
     return retry_command(options["batch_name"], options["seed"], Wanted(**wanted))

@@ -81,8 +81,8 @@ def submit(**options: Any) -> int:
 
     OUT.dgq, beside OUT, notes which batch is being collected, until all of it is there.
     """
-    from .delivery import Wanted
     from .submitting import SubmitOptions, submit_command
+    from .wanted import Wanted
 
     wanted = {name: options.pop(name) for name in Wanted.__dataclass_fields__}
     return submit_command(SubmitOptions(**options), Wanted(**wanted))

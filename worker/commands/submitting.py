@@ -21,9 +21,10 @@ from ..output import STDOUT, ResultWriter, check_output
 from ..private_server import running_private_server
 from ..resume import EarlierRows, read_earlier_rows
 from ..settings import Settings, load_settings
-from .delivery import Delivery, Detached, Sink, Wanted, check_unfinished, hand_over
+from .delivery import Delivery, Detached, hand_over
 from .options import connected
 from .showing import BadLines, num_lines, report_nothing
+from .wanted import Sink, Wanted, check_unfinished
 
 
 @dataclass(frozen=True, slots=True)

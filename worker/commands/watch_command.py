@@ -34,7 +34,7 @@ def watch(batch_name: str, timeout_s: float | None, as_json: bool, quiet: bool) 
     with connected() as client:
         batch = find(client, batch_name)
         growing = BatchProgress()
-        patience = ServerPatience(client.settings, say)
+        patience = ServerPatience(say)
         waiter = Waiter(batch, patience, growing, say=say, timeout_s=timeout_s)
         try:
             with show(growing, growing.total, client.settings, quiet=quiet):

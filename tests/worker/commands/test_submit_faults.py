@@ -267,3 +267,51 @@ def test_a_server_that_stays_away_is_one_line_and_resumed(
             assert dgq("submit", "jobs.jsonl", "-o", "out.jsonl", "--resume").code == 3
         assert_complete(out)
         assert read_rows(out)
+
+
+@pytest.fixture
+def tight_server(clean_environment, monkeypatch, tmp_path):
+    with RealServer(tmp_path / "server", maxmemory_policy="noeviction") as server:
+        monkeypatch.setenv("DGQ_REDIS_URL", server.url)
+        yield server
+
+
+@pytest.mark.parametrize("more", [["-o", "out.jsonl", "--timeout", "4"], []])
+def test_a_server_that_is_too_full_is_waited_for(dgq, tight_server, monkeypatch, jobs, out, more):
+    monkeypatch.setenv("DGQ_MAX_MEMORY_PERCENT", "50")
+    client = tight_server.client()
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.6))
+    helper = threading.Timer(2.0, lambda: client.config_set("maxmemory", 0))
+    helper.start()
+    done = dgq("submit", "jobs.jsonl", *more)
+    helper.join()
+    assert "% full; waiting for room" in done.err
+    assert done.code == (exit_codes.WAIT_TIMEOUT if more else exit_codes.OK)
+    (info,) = Ledger(client).batches()
+    assert (info.sealed, info.num_jobs) == (True, 23)
+
+
+@pytest.mark.parametrize("more", [["-o", "out.jsonl"], []])
+def test_a_server_that_refuses_for_want_of_memory_is_waited_for(
+    dgq_process, tight_server, jobs, out, more
+):
+    client = tight_server.client()
+    ledger = Ledger(client)
+    process = dgq_process("submit", "-", *more, stdin=subprocess.PIPE)
+    feed_half(process, jobs)
+    wait_until(lambda: [info.num_jobs for info in ledger.batches()] == [8])
+    client.config_set("maxmemory", 1)
+    for line in jobs.read_bytes().splitlines(keepends=True)[11:]:
+        process.stdin.write(line)
+    process.stdin.close()
+    said = []
+    while not said or b"waiting for room" not in said[-1]:
+        said.append(process.stderr.readline())
+        assert said[-1], said
+    client.config_set("maxmemory", 0)
+    with StubWorker(ledger):
+        assert process.wait(60) == (exit_codes.FAILED_ROWS if more else exit_codes.OK)
+    (info,) = ledger.batches()
+    assert (info.sealed, info.num_jobs) == (True, 23)
+    if more:
+        assert_complete(out)

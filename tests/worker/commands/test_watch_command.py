@@ -112,3 +112,12 @@ def test_on_a_terminal_there_is_a_live_bar(ledger, batch_id, tmp_path):
     finally:
         os.close(terminal)
     assert b"7/7" in shown and b"jobs/s" in shown and b"1 error" in shown
+
+
+def test_a_submission_that_was_broken_off_is_told_of(dgq, ledger, batch_id, monkeypatch):
+    monkeypatch.setattr("dgq.worker.client.watching.UNSEALED_S", 0.0)
+    ledger.redis.hset(ledger.keys.batch(batch_id).meta, "sealed", 0)
+    work(ledger)
+    done = dgq("watch", batch_id, "--timeout", "1")
+    assert done.code == exit_codes.WAIT_TIMEOUT
+    assert done.err.count("it has not been submitted to its end") == 1
