@@ -4,7 +4,6 @@ The workers are the drill's own, with a stub for a model, and serve a label of i
 on the same server is left alone. Each worker that was killed is started anew.
 """
 
-import contextlib
 import json
 import os
 import random
@@ -14,12 +13,15 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from .client.client import Batch, Client
+from .fleet.app import make_app, queue_name
 from .fleet.runner import StubRunner
 from .settings import Settings, environment_with
 
@@ -72,16 +74,16 @@ def run_drill(
     label = f"chaos-{uuid.uuid4().hex[:6]}"
     jobs = [_job(number) for number in range(num_jobs)]
     drill = Drill(num_jobs)
-    with Client(settings=settings) as client, _Workers(settings, label, num_workers) as workers:
-        workers.wait_until_ready(client)
-        started_s = time.monotonic()
-        batch = client.submit(jobs, label=label, source="dgq chaos")
-        try:
+    with Client(settings=settings) as client, ExitStack() as stack:
+        stack.callback(_remove_queue, settings, label)
+        with _Workers(settings, label, num_workers) as workers:
+            workers.wait_until_ready(client)
+            started_s = time.monotonic()
+            batch = client.submit(jobs, label=label, source="dgq chaos")
+            stack.callback(_clean_up, client, batch)
             early = _disturb(client, batch, workers, drill, started_s + timeout_s, on_event)
             drill.seconds = time.monotonic() - started_s
             _judge(batch, jobs, early, drill)
-        finally:
-            _clean_up(client, batch)
     return drill
 
 
@@ -160,12 +162,22 @@ def _undisturbed(jobs: list[dict[str, Any]]) -> dict[int, bytes]:
 
 def _clean_up(client: Client, batch: Batch) -> None:
     """The drill leaves nothing on the server."""
-    with contextlib.suppress(RedisError):
+    with suppress(RedisError):
         info = batch.cancel()
         keys = client.ledger.keys
         client.redis.delete(*keys.batch(batch.id).all(), keys.active(info.label))
         client.redis.zrem(keys.batches, batch.id)
         client.redis.zrem(keys.labels, info.label)
+
+
+def _remove_queue(settings: Settings, label: str) -> None:
+    """With the tickets that nobody has taken."""
+    app = make_app(settings)
+    with app.connection_for_write() as broker, suppress(OperationalError, OSError):
+        queue = app.amqp.queues[queue_name(label)].bind(broker.default_channel)
+        queue.declare()  # the broker's client removes only what it knows
+        queue.delete()
+    app.close()
 
 
 class _Workers:
@@ -203,7 +215,7 @@ class _Workers:
         for pid, at_s in list(self._thaw_at_s.items()):
             if time.monotonic() >= at_s:
                 del self._thaw_at_s[pid]
-                with contextlib.suppress(ProcessLookupError):
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
         self._processes = [process for process in self._processes if process.poll() is None]
         while len(self._processes) < self._count:
@@ -232,7 +244,7 @@ class _Workers:
 
     def cut_off(self, client: Client) -> str:
         """Close the connections of all of them on the server's side."""
-        with contextlib.suppress(RedisError):
+        with suppress(RedisError):
             ids = {info.id for info in self._infos(client)}
             clients: Any = client.redis.client_list()
             for entry in clients:

@@ -51,7 +51,7 @@ def test_an_endless_input_is_pulled_only_as_far_as_there_is_room(engine, rewrite
 
 def test_the_example_in_the_readme_runs(engine, capsys):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (example,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    example, _ = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - our own text, under test
     assert capsys.readouterr().out == "greeting-0 ok Hello Maria!\ngreeting-1 ok Hello Tom!\n"
 

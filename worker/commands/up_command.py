@@ -44,7 +44,8 @@ def up(num_workers: int, model_path: Path | None, devices: str) -> int:
     places = [device.strip() for device in devices.split(",") if device.strip()]
     if not places:
         raise UsageFault("--devices names no device; for example: --devices cuda:0,cuda:1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it in order
+    for number in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in a script's background
+        signal.signal(number, signal.default_int_handler)
     settings = load_settings(model_path=model_path)
     with embedded(settings, num_workers, devices=places, quiet=False) as serving:
         workers = "1 worker" if num_workers == 1 else f"{num_workers} workers"

@@ -1,0 +1,95 @@
+"""What a station does that a fault from outside does not show; the rest is in tests/worker/faults."""
+
+import logging
+
+import pytest
+
+from dgq.engine.errors import DeviceError
+from dgq.worker.client.client import Client
+from dgq.worker.fleet.metrics import WorkerMetrics
+from dgq.worker.fleet.runner import StubRunner
+from dgq.worker.fleet.station import Station
+from dgq.worker.settings import Settings
+from tests.worker.faults.fleet import make_jobs
+from tests.worker.servers import RealServer
+
+
+@pytest.fixture
+def client(tmp_path):
+    with (
+        RealServer(tmp_path / "server") as server,
+        Client(settings=Settings(redis_url=server.url, shard_jobs=5)) as client,
+    ):
+        yield client
+
+
+class Failing(StubRunner):
+    """Yields one result, then raises an error each time it is run."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def run(self, jobs):
+        for result in super().run(jobs):
+            yield result
+            raise self.error
+
+
+def make_station(client, runner, broken=None, **options):
+    return Station(
+        client.ledger,
+        runner,
+        WorkerMetrics(alive=lambda: True),
+        worker_id="me",
+        labels=["default"],
+        lease_s=600,
+        max_deaths=options.pop("max_deaths", 3),
+        on_broken=(broken if broken is not None else []).append,
+    )
+
+
+def test_a_bug_is_no_reason_to_stand_still(client, caplog):
+    """An error that nobody foresaw counts as a death, so that its shard is not run for ever."""
+    batch = client.submit(make_jobs(5))
+    with caplog.at_level(logging.ERROR, "dgq.worker"):
+        make_station(client, Failing(KeyError("bug"))).work()
+    info = batch.status()
+    assert info.finished
+    assert info.num_by_status["ok"] == 5, "each job but the last ends before the next error"
+    assert "is given back" in caplog.text
+
+
+def test_a_dead_engine_is_told_once_and_its_shard_is_free(client):
+    batch = client.submit(make_jobs(5))
+    broken = []
+    station = make_station(client, Failing(DeviceError("dead")), broken)
+    station._process(station._claim(), alone=False)
+    station._process(station._claim(), alone=False)
+    assert len(broken) == 1
+    lease = client.ledger.claim(batch.id, "default", "other", 600)
+    assert (lease.deaths, len(lease.jobs)) == (2, 3)
+
+
+def test_a_suspect_is_not_even_held_beside_others(client):
+    """It is given back without a death, and the next claim is made alone."""
+    client.submit(make_jobs(1))
+    station = make_station(client, StubRunner())
+    for _ in range(2):
+        station.ledger.release(station._claim(), died=True)
+    lease = station._claim()
+    assert lease.deaths == 2
+    assert station._process(lease, alone=False)
+    again = station._claim()
+    assert again.deaths == 2
+    assert station._process(again, alone=True)
+    assert station.num_rows == 1
+
+
+def test_with_one_death_allowed_it_is_still_found_out_whose_fault_it_was(client):
+    """A shard of several that died once is split, not given up."""
+    batch = client.submit(make_jobs(5))
+    station = make_station(client, StubRunner(), max_deaths=1)
+    station.ledger.release(station._claim(), died=True)
+    station.work()
+    assert batch.status().num_by_status["ok"] == 5
