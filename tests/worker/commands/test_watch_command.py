@@ -93,24 +93,23 @@ def test_ctrl_c_detaches(dgq_process, ledger, batch_id):
 
 def test_on_a_terminal_there_is_a_live_bar(ledger, batch_id, tmp_path):
     terminal, stderr = pty.openpty()
+    shown = b""
     with StubWorker(ledger):
-        subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "dgq.worker", "watch", batch_id],
             cwd=tmp_path,
             stderr=stderr,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
-            check=False,
-            timeout=60,
         )
-    os.close(stderr)
-    shown = b""
-    try:
-        while data := os.read(terminal, 1 << 16):
-            shown += data
-    except OSError:  # how a terminal says that its last writer is gone
-        pass
-    finally:
-        os.close(terminal)
+        os.close(stderr)
+        try:  # read as it goes: a terminal that nobody reads is full after a few redraws
+            while data := os.read(terminal, 1 << 16):
+                shown += data
+        except OSError:  # how a terminal says that its last writer is gone
+            pass
+        finally:
+            os.close(terminal)
+            process.wait(60)
     assert b"7/7" in shown and b"jobs/s" in shown and b"1 error" in shown
 
 
