@@ -10,6 +10,9 @@ ROW_MULTIPLE = 16
 
 FinishReason = Literal["stop", "length", "unconverged"]
 
+Candidates = tuple[tuple[tuple[int, float], ...], ...]
+"""For each row, its most probable tokens and their log-probabilities, most probable first."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
@@ -58,7 +61,11 @@ class Request:
     draft_renoise: with a draft, the share of the rows not accepted by a step that becomes noise; the
         others keep their token, so that an unsure step does not wear the draft away. 1, the
         reference's rule, treats the draft as any canvas.
-    pins: (row, token id) pairs of the first canvas, held at that token in every step.
+    pins: (row, token id) pairs, held at that token in every step. A request with pins has one canvas,
+        and its answer is all rows of it, stop tokens and what follows them included.
+    scored: (row, token ids) pairs: asks for the log-probabilities of these tokens at this row in
+        the last step of the last canvas.
+    num_candidates: how many of the most probable tokens of each free row of the last canvas to tell.
     sampling: None takes the checkpoint's generation_config.json.
     """
 
@@ -70,6 +77,8 @@ class Request:
     draft_noise: float = 0.0
     draft_renoise: float = 1.0
     pins: tuple[tuple[int, int], ...] = ()
+    scored: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    num_candidates: int = 0
     sampling: SamplingConfig | None = None
 
     def __post_init__(self) -> None:
@@ -81,6 +90,8 @@ class Request:
         for name in ("draft_noise", "draft_renoise"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise RequestError(f"{name} must lie in 0..1, not {getattr(self, name)}")
+        if self.num_candidates < 0:
+            raise RequestError(f"num_candidates must not be negative, not {self.num_candidates}")
         if self.canvas_length is not None and (
             self.canvas_length < ROW_MULTIPLE or self.canvas_length % ROW_MULTIPLE
         ):
@@ -98,6 +109,10 @@ class Result:
         was still above the entropy limit after its last re-roll; the text is a best guess).
     num_steps: denoising forwards of this request's canvases, re-rolls included.
     mean_entropy_nats: mean over the rows of the last step of each kept canvas.
+    scores: beside each entry of Request.scored, its tokens' log-probabilities (natural logarithm, at
+        temperature 1).
+    candidates: for each row of the last canvas, its Request.num_candidates most probable tokens with
+        their log-probabilities; none for a pinned row.
     """
 
     token_ids: tuple[int, ...]
@@ -107,3 +122,5 @@ class Result:
     num_rerolls: int
     mean_entropy_nats: float
     seconds: float
+    scores: tuple[tuple[float, ...], ...] = ()
+    candidates: Candidates = ()

@@ -139,12 +139,20 @@ class InverseCdf:
         if missing := -weights.shape[-1] % self.block:
             weights = F.pad(weights, (0, missing))
         blocks = weights.view(len(weights), -1, self.block)
-        outer = blocks.sum(dim=-1).cumsum(dim=-1)
-        target = uniforms * outer[:, -1]
-        chosen = _first_above(outer, target)
-        inner = blocks[torch.arange(len(blocks), device=blocks.device), chosen].cumsum(dim=-1)
-        before = outer.gather(1, (chosen - 1).clamp(min=0)[:, None])[:, 0] * (chosen > 0)
-        return chosen * self.block + _first_above(inner, target - before)
+        sums = blocks.sum(dim=-1)
+        chosen, rest = self.split(sums, uniforms)
+        rows = torch.arange(len(blocks), device=blocks.device)
+        inner = blocks[rows, chosen].cumsum(dim=-1)
+        return chosen * self.block + _first_above(inner, rest * sums[rows, chosen])
+
+    def split(self, weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose among weights [R, N]; int64 [R], and what of the uniform is left for inside it."""
+        sums = weights.cumsum(dim=-1)
+        target = uniforms * sums[:, -1]
+        chosen = _first_above(sums, target)
+        before = sums.gather(1, (chosen - 1).clamp(min=0)[:, None])[:, 0] * (chosen > 0)
+        weight = weights.gather(1, chosen[:, None])[:, 0]
+        return chosen, ((target - before) / weight).clamp(0.0, 1.0)
 
 
 def _first_above(sums: Tensor, target: Tensor) -> Tensor:
