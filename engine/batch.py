@@ -12,11 +12,17 @@ from torch import Tensor
 from .attention import LayerKV
 from .canvas import Generation
 from .draws import canvas_key
+from .request import STOP_RULES
 from .sampler import (
     EntropyBoundAcceptance,
     LinearTemperatureSchedule,
-    Stability,
+    LowMeanEntropy,
+    Plateau,
     StableAndConfident,
+    StepCap,
+    StopRule,
+    StopState,
+    StopTest,
     UniformRenoise,
 )
 
@@ -25,15 +31,14 @@ from .sampler import (
 class CanvasRows:
     """One canvas of W rows and its prefix of P tokens.
 
-    kv: per layer, [1, heads, P, head_dim]; ids, previous int64 [W]; pinned bool [W];
-    num_unchanged int64 []; soft_embeddings [W, d], zero before the first step.
+    kv: per layer, [1, heads, P, head_dim]; ids int64 [W]; pinned bool [W]; stop_state of the one
+    canvas; soft_embeddings [W, d], zero before the first step.
     """
 
     kv: list[LayerKV]
     ids: Tensor
     pinned: Tensor
-    previous: Tensor
-    num_unchanged: Tensor
+    stop_state: StopState
     soft_embeddings: Tensor
     num_steps: int = 0
 
@@ -56,9 +61,9 @@ class CanvasBatch:
     schedule: LinearTemperatureSchedule
     acceptance: EntropyBoundAcceptance
     renoise: UniformRenoise
-    stop: StableAndConfident
+    stop: StopTest
     ids: Tensor
-    stability: Stability
+    stop_state: StopState
     soft_embeddings: Tensor
 
     @classmethod
@@ -80,8 +85,6 @@ class CanvasBatch:
                     knob.t_max,
                     knob.max_denoising_steps,
                     knob.entropy_bound,
-                    knob.confidence_threshold,
-                    knob.stability_threshold,
                     share,
                 )
                 for knob, share in ((g.sampling, g.renoise_share()) for g in generations)
@@ -103,12 +106,14 @@ class CanvasBatch:
             num_steps_allowed=knobs[2].long(),
             schedule=LinearTemperatureSchedule(knobs[0], knobs[1], knobs[2].long()),
             acceptance=EntropyBoundAcceptance(knobs[3]),
-            renoise=UniformRenoise(vocab_size, knobs[6]),
-            stop=StableAndConfident(knobs[5].long(), knobs[4]),
+            renoise=UniformRenoise(vocab_size, knobs[4]),
+            stop=stop_test(generations, device),
             ids=_pad([row.ids for row in rows]),
-            stability=Stability(
-                _pad([row.previous for row in rows]),
-                torch.stack([row.num_unchanged for row in rows]),
+            stop_state=StopState(
+                _pad([row.stop_state.argmax for row in rows]),
+                _pad([row.stop_state.accepted for row in rows]),
+                torch.stack([row.stop_state.num_argmax_unchanged for row in rows]),
+                torch.stack([row.stop_state.num_accepted_unchanged for row in rows]),
             ),
             soft_embeddings=_pad([row.soft_embeddings for row in rows]),
         )
@@ -120,14 +125,57 @@ class CanvasBatch:
         for i, row in enumerate(self.rows):
             width = row.ids.shape[0]
             row.ids = self.ids[i, :width]
-            row.previous = self.stability.previous[i, :width]
-            row.num_unchanged = self.stability.num_unchanged[i]
+            row.stop_state = StopState(
+                self.stop_state.argmax[i, :width],
+                self.stop_state.accepted[i, :width],
+                self.stop_state.num_argmax_unchanged[i],
+                self.stop_state.num_accepted_unchanged[i],
+            )
             row.soft_embeddings = self.soft_embeddings[i, :width]
 
     def _own_kv(self) -> None:
         for i, (generation, row) in enumerate(zip(self.generations, self.rows, strict=True)):
             length = generation.prefix_length
             row.kv = [(k[i : i + 1, :, :length], v[i : i + 1, :, :length]) for k, v in self.kv]
+
+
+def stop_test(generations: list[Generation], device: torch.device) -> StopTest:
+    """The stop test of a batch whose canvases may have different rules."""
+    knobs = [generation.sampling for generation in generations]
+    confidence, unchanged, least, most = _per_canvas(
+        [
+            (
+                knob.confidence_threshold,
+                knob.stability_threshold,
+                knob.min_denoising_steps,
+                knob.max_denoising_steps,
+            )
+            for knob in knobs
+        ],
+        device,
+    )
+    rules: dict[str, StopRule] = {
+        "stable_and_confident": StableAndConfident(unchanged, confidence),
+        "mean_entropy": LowMeanEntropy(least, confidence),
+        "plateau": Plateau(unchanged, confidence),
+    }
+    names = [knob.stop_rule for knob in knobs]
+    used = [name for name in STOP_RULES if name in names]
+    to_end = [knob.stop_to_end for knob in knobs]
+    return StopTest(
+        rules=[
+            (
+                None if len(used) == 1 else torch.tensor([n == name for n in names], device=device),
+                rules[name],
+            )
+            for name in used
+        ],
+        cap=StepCap(most),
+        to_end=torch.tensor(to_end, device=device) if any(to_end) else None,
+        eos_ids=torch.tensor(
+            sorted(generations[0].limits.eos_ids), dtype=torch.int64, device=device
+        ),
+    )
 
 
 def pad_kv(kvs: list[list[LayerKV]]) -> list[LayerKV]:

@@ -9,6 +9,8 @@ ROW_MULTIPLE = 16
 """Canvas widths are multiples of this many rows."""
 
 FinishReason = Literal["stop", "length", "unconverged"]
+StopRuleName = Literal["stable_and_confident", "mean_entropy", "plateau"]
+STOP_RULES: tuple[StopRuleName, ...] = ("stable_and_confident", "mean_entropy", "plateau")
 
 Candidates = tuple[tuple[tuple[int, float], ...], ...]
 """For each row, its most probable tokens and their log-probabilities, most probable first."""
@@ -18,9 +20,15 @@ Candidates = tuple[tuple[tuple[int, float], ...], ...]
 class SamplingConfig:
     """The denoising loop's knobs, named as in the checkpoint's generation_config.json.
 
-    The defaults are DiffusionGemma's published values. ``max_rerolls`` and
-    ``reroll_entropy_nats`` are ours: a canvas that used all its steps and whose mean entropy is
-    still above the limit is started anew from other noise, at most that many times.
+    The defaults are DiffusionGemma's published values and rule. The knobs that follow are ours.
+
+    stop_rule: what counts as converged, always below a mean entropy of confidence_threshold nats:
+        the argmax unchanged for stability_threshold steps ("stable_and_confident", the reference's);
+        nothing more, after min_denoising_steps ("mean_entropy"); or the accepted rows unchanged for
+        stability_threshold steps ("plateau").
+    stop_to_end: judge only the rows up to the first stop token of the argmax.
+    max_rerolls, reroll_entropy_nats: a canvas that used all its steps and whose mean entropy is
+        still above the limit is started anew from other noise, at most that many times.
     """
 
     max_denoising_steps: int = 48
@@ -29,6 +37,9 @@ class SamplingConfig:
     t_min: float = 0.4
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
+    stop_rule: StopRuleName = "stable_and_confident"
+    stop_to_end: bool = False
+    min_denoising_steps: int = 1
     max_rerolls: int = 1
     reroll_entropy_nats: float = 0.2
 
@@ -37,6 +48,15 @@ class SamplingConfig:
         if self.max_denoising_steps < 1:
             raise RequestError(
                 f"max_denoising_steps must be at least 1, not {self.max_denoising_steps}"
+            )
+        if not 1 <= self.min_denoising_steps <= self.max_denoising_steps:
+            raise RequestError(
+                "min_denoising_steps must lie in 1..max_denoising_steps "
+                f"({self.max_denoising_steps}), not {self.min_denoising_steps}"
+            )
+        if self.stop_rule not in STOP_RULES:
+            raise RequestError(
+                f"stop_rule must be one of {', '.join(STOP_RULES)}, not {self.stop_rule!r}"
             )
         if self.entropy_bound <= 0 or self.confidence_threshold <= 0:
             raise RequestError("entropy_bound and confidence_threshold must be above 0")

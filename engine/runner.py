@@ -17,6 +17,7 @@ from .canvas import Generation
 from .draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
 from .head import RowReadings, read_rows
 from .model import DiffusionGemma
+from .sampler import StopState
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +141,11 @@ class Runner:
         batch.ids = batch.renoise.renoise(
             batch.ids, readings.sampled, accepted, batch.free, bits, uniforms
         )
-        batch.stability, converged, mean = batch.stop.update(
-            batch.stability, argmax, readings.entropy, batch.free
+        batch.steps = batch.steps + 1
+        batch.stop_state, done, converged, mean = batch.stop.update(
+            batch.stop_state, argmax, readings.entropy, accepted, batch.free, batch.steps
         )
         batch.soft_embeddings = readings.soft_embeddings
-        batch.steps = batch.steps + 1
-        done = converged | (batch.steps >= batch.num_steps_allowed)
         return argmax, torch.stack([done.float(), converged.float(), mean], dim=1)
 
     def _read(self, batch: CanvasBatch, hidden: Tensor) -> RowReadings:
@@ -181,8 +181,7 @@ class Runner:
             kv=self._kv[generation.number],
             ids=ids,
             pinned=pinned,
-            previous=torch.full_like(ids, -1),
-            num_unchanged=ids.new_zeros(()),
+            stop_state=StopState.fresh(ids),
             soft_embeddings=torch.zeros(
                 len(ids), self._model.config.hidden_size, dtype=self._dtype, device=self._device
             ),
