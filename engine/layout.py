@@ -1,10 +1,10 @@
 """Where everything of one step stands: rows, pages, masks, as index tensors. No policy, no model.
 
 A step is one flat batch of rows: first the tokens that the encoder reads, then the rows of all
-canvases, each canvas as wide as it is, packed without padding; blocks of 256 rows are what remains
-to be told of it (``num_blocks``). Only attention needs to know what belongs together. It works on *tiles*: all rows of a
-canvas, or the encoder's rows of one READ_TILE of a text; each tile sees a range of its text's pages
-and, for a canvas, the canvas's own. Tiles of like shape are attended together as one padded batch.
+canvases, each canvas as wide as it is, packed without padding. Only attention needs to know what
+belongs together. It works on *tiles*: all rows of a canvas, or the encoder's rows of one READ_TILE
+of a text; each tile sees a range of its text's pages and, for a canvas, the canvas's own. Tiles of
+like shape are attended together as one padded batch.
 
 A tile's shape follows from its own request alone (a canvas's width and prefix; a place in a text),
 never from what else is in the step. As each row's result depends on the shapes that it is computed
@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .canvas import Generation
+from .feedforward import LEAST_ROWS
 from .pages import PAGE_TOKENS, SCRATCH_PAGE
 from .scheduler import Plan
 
 READ_TILE = 32
 """Tokens of a text that attend together, at multiples of it."""
-
-BLOCK_ROWS = 256
-LEAST_ROWS = 16
 
 Ints = NDArray[np.int64]
 
@@ -66,18 +64,20 @@ class StepLayout:
     read_ids int64 [num_read]. positions, kv_rows int64 [T]: where a row stands in its text, and in
     the KV pool. slots int64 [B]: of the B canvases, in the canvas table. canvas_rows int64
     [num_canvas]: in the table's flattened rows. grid int64 [num_canvas]: the same rows' places in
-    [B, width], width being the widest canvas's. buckets: for attention.
+    [B, canvas_length]. free, pinned int64: which of the canvas rows are free, None for all, and
+    which are not. buckets: for attention.
     """
 
     num_read: int
     num_canvas: int
-    width: int
     read_ids: Tensor
     positions: Tensor
     kv_rows: Tensor
     slots: Tensor
     canvas_rows: Tensor
     grid: Tensor
+    free: Tensor | None
+    pinned: Tensor
     buckets: list[Bucket]
 
     @property
@@ -156,23 +156,34 @@ class LayoutBuilder:
             kv_rows.append(_kv_rows(generation.canvas_pages, rows))
             tiles.append(self._canvas_tile(generation, num_rows))
             num_rows += generation.width
+        pinned = self._pinned(plan)
         padding = max(LEAST_ROWS - num_rows, 0)
         positions.append(np.zeros(padding, np.int64))
         kv_rows.append(np.full(padding, SCRATCH_PAGE * PAGE_TOKENS))
         widths = [generation.width for generation in plan.canvases]
-        width = max(widths, default=0)
         return StepLayout(
             num_read=num_read,
             num_canvas=num_rows - num_read,
-            width=width,
             read_ids=self._ints([token for chunk in plan.chunks for token in chunk.ids]),
             positions=self._ints(np.concatenate(positions)),
             kv_rows=self._ints(np.concatenate(kv_rows)),
             slots=self._ints(slots),
             canvas_rows=self._ints(_ragged(slots, widths, self._canvas_length)),
-            grid=self._ints(_ragged(range(len(widths)), widths, width)),
+            grid=self._ints(_ragged(range(len(widths)), widths, self._canvas_length)),
+            free=self._ints((~pinned).nonzero()[0]) if pinned.any() else None,
+            pinned=self._ints(pinned.nonzero()[0]),
             buckets=self._buckets(tiles),
         )
+
+    def _pinned(self, plan: Plan) -> NDArray[np.bool_]:
+        """Which canvas rows are held at a token."""
+        pinned = np.zeros(plan.num_canvas_rows, np.bool_)
+        start = 0
+        for generation in plan.canvases:
+            if pins := generation.pinned():
+                pinned[[start + row for row, _ in pins]] = True
+            start += generation.width
+        return pinned
 
     def _text_tiles(
         self, start: int, length: int, pages: list[int], first_row: int
