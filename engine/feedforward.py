@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from .config import ModelConfig
 from .norm import RMSNorm
 
-
 LEAST_ROWS = 16
 """Rows from which on a matrix product gives each row the same result in any company."""
 

@@ -30,6 +30,9 @@ READ_TILE = 32
 
 Ints = NDArray[np.int64]
 
+_Place = tuple[int, int, int, int, int]
+"""A canvas: its slot, its generation's place (three numbers), and the length of its prefix."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
@@ -127,7 +130,7 @@ class LayoutBuilder:
         self._canvas_length = canvas_length
         self._dtype = dtype
         self._device = device
-        self._last: tuple[list[tuple[int, ...]], StepLayout] | None = None
+        self._last: tuple[list[_Place], StepLayout] | None = None
 
     def build(self, plan: Plan, slots: Sequence[int]) -> StepLayout:
         """slots: of the plan's canvases, in the canvas table, in order."""

@@ -1,6 +1,5 @@
 """What a request asks to be told of the last step of its canvas, beside the tokens."""
 
-import torch
 from torch import Tensor
 
 from .canvas import Generation
