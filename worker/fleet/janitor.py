@@ -1,8 +1,8 @@
 """The worker's chores: it says that it is alive, and rings where work waits.
 
-Ringing is a chore that one worker at a time does for all: a ticket may have been lost with the worker
-that had just taken it, and a lease may have run out, so tickets are topped up to the number of slots
-that are idle while shards wait.
+Ringing for a label is a chore that one of its workers at a time does for all: a ticket may have been
+lost with the worker that had just taken it, and a lease may have run out, so tickets are topped up to
+the number of slots that are idle while shards wait.
 """
 
 import logging
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from ..ledger.types import WorkerInfo
 from .station import Station
@@ -83,20 +83,22 @@ class Janitor:
             self.waiting_since_s = None
         elif self.waiting_since_s is None:
             self.waiting_since_s = time.monotonic()
-        turn = ledger.take_turn("janitor", station.worker_id, self._interval_s * TURN)
-        if turn and waiting:
-            workers = ledger.workers()
-            for label, batch_id, count in waiting:
+        turns = [label for label in {label for label, _, _ in waiting} if self._has_turn(label)]
+        workers = ledger.workers() if turns else []
+        for label, batch_id, count in waiting:
+            if label in turns:
                 self._ring(label, batch_id, min(count, _idle_slots(workers, label)))
+
+    def _has_turn(self, label: str) -> bool:
+        station = self._station
+        turn_s = self._interval_s * TURN
+        return station.ledger.take_turn(f"janitor:{label}", station.worker_id, turn_s)
 
     def _find_waiting(self) -> list[tuple[str, str, int]]:
         """(label, batch, shards that could be claimed now)."""
         station, found = self._station, []
         for batch_id, label in station.ledger.candidates(station.labels):
-            try:
-                count = station.ledger.num_waiting(batch_id, station.lease_s)
-            except ResponseError:  # its stream has gone; whoever claims takes it off the list
-                count = 1
+            count = station.ledger.num_waiting(batch_id, station.lease_s)
             if count:
                 found.append((label, batch_id, count))
         return found
