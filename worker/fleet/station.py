@@ -69,13 +69,16 @@ class Station:
         """Claim and run shards until there are none, or this worker drains."""
         self._note_thread(1)
         try:
-            alone = False
+            alone, first = False, None
             while not self.draining.is_set():
                 with self._gate.passing(alone=alone):
-                    lease = self._claim()
+                    lease = self._claim(first)
                     if lease is None:
                         return
-                    alone = self._process(lease, alone=alone)
+                    suspect = self._process(lease, alone=alone)
+                    # What could not be run in company comes next, not after another batch's turn.
+                    first = (lease.batch_id, lease.label) if suspect and not alone else None
+                    alone = suspect
         finally:
             self._note_thread(-1)
 
@@ -130,13 +133,15 @@ class Station:
             elif state in ("lost", "gone") and self._has(holding):
                 holding.feed.interrupt(state)
 
-    def _claim(self) -> Lease | None:
-        return self.patience.call(self._claim_once)
+    def _claim(self, first: tuple[str, str] | None = None) -> Lease | None:
+        """first: the batch, with its label, to be asked before those whose turn it is."""
+        return self.patience.call(lambda: self._claim_once(first))
 
-    def _claim_once(self) -> Lease | None:
+    def _claim_once(self, first: tuple[str, str] | None) -> Lease | None:
         if not self._reachable:  # leases in hand may have run out meanwhile: before another claims
             self.keep()
-        for batch_id, label in self.ledger.candidates(self.labels):
+        before = [] if first is None else [first]
+        for batch_id, label in before + self.ledger.candidates(self.labels):
             if self.draining.is_set():
                 return None
             lease = self.ledger.claim(batch_id, label, self.worker_id, self.lease_s)
@@ -151,7 +156,7 @@ class Station:
         One that may be to blame for deaths is run alone, and is not even held by a thread that
         waits for others to end: it would share the blame for what they do.
         """
-        suspect = 0 < lease.deaths >= self._max_deaths - 1
+        suspect = lease.deaths >= self._max_deaths - 1
         if lease.cancelled:
             self._write(lease, cancelled_rows(lease))
         elif not lease.jobs:

@@ -93,3 +93,31 @@ def test_with_one_death_allowed_it_is_still_found_out_whose_fault_it_was(client)
     station.ledger.release(station._claim(), died=True)
     station.work()
     assert batch.status().num_by_status["ok"] == 5
+
+
+def test_a_suspect_is_not_put_off_until_other_batches_are_done(client):
+    """Batches take turns, but the claim that is made alone is for the one with the suspect."""
+    poisoned = client.submit(make_jobs(1))
+    station = make_station(client, StubRunner())
+    for _ in range(2):
+        station.ledger.release(station._claim(), died=True)
+    other = client.submit(make_jobs(50))
+    done_before = []
+    station.runner = Telling(lambda: done_before.append(other.status().num_done))
+    station.work()
+    assert poisoned.status().finished
+    assert other.status().finished
+    assert done_before[0] < 10
+
+
+class Telling(StubRunner):
+    """Calls ``tell`` at each shard of a single job."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self.tell = tell
+
+    def run(self, jobs):
+        if len(jobs.entries) == 1:
+            self.tell()
+        return super().run(jobs)
