@@ -14,6 +14,7 @@ from ..interrupt import DelayedInterrupt
 from ..ledger.types import BatchInfo
 from ..output import STDOUT, ResultWriter, check_output
 from ..resume import EarlierRows, read_earlier_rows
+from ..settings import Settings
 from .options import batch_fields, connected, find, print_json
 from .showing import report, show, uninterrupted
 
@@ -33,14 +34,14 @@ class ResultsOptions:
     quiet: bool
 
 
-def results_command(options: ResultsOptions) -> int:
+def results_command(options: ResultsOptions, settings: Settings) -> int:
     """Do what the command line says; returns the exit code. Raises CommandError."""
     if options.out == STDOUT and options.as_json:
         raise UsageFault("--json and the results cannot both go to standard output")
     if options.timeout_s is not None and not options.follow:
         raise UsageFault("--timeout is about waiting: add --follow")
     out = check_output((), options.out, resume=options.resume, overwrite=options.overwrite)
-    with ResultWriter(out) as writer, connected() as client:
+    with ResultWriter(out) as writer, connected(settings) as client:
         batch = find(client, options.batch_name)
         base, have = EarlierRows(), EarlierRows()
         if options.resume and out is not None:

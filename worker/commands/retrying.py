@@ -8,17 +8,18 @@ from ..client.resuming import Plan, plan_resume, without
 from ..guard import say
 from ..ledger.types import NewBatch
 from ..output import ResultWriter, check_output
+from ..settings import Settings
 from .delivery import Delivery, Detached, hand_over
 from .options import connected, find
 from .showing import report_nothing
 from .wanted import Sink, Wanted, check_unfinished
 
 
-def retry_command(batch_name: str, seed: int | None, wanted: Wanted) -> int:
+def retry_command(batch_name: str, seed: int | None, wanted: Wanted, settings: Settings) -> int:
     """Do what the command line says; returns the exit code. Raises CommandError."""
     wanted.check()
     try:
-        with connected() as client:
+        with connected(settings) as client:
             batch = find(client, batch_name)
             info = batch.status()
             if not info.finished:
