@@ -98,7 +98,7 @@ class Janitor:
         """(label, batch, shards that could be claimed now)."""
         station, found = self._station, []
         for batch_id, label in station.ledger.candidates(station.labels):
-            count = station.ledger.num_waiting(batch_id, station.lease_s)
+            count = station.ledger.num_waiting(batch_id, station.silence_s())
             if count:
                 found.append((label, batch_id, count))
         return found

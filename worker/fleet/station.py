@@ -17,6 +17,7 @@ from dgq.engine.errors import EngineError
 from ..ledger.ledger import Ledger
 from ..ledger.types import Done, Lease
 from .committer import Committer
+from .contact import Contact
 from .feed import Interrupted
 from .gate import Gate
 from .holding import Holding, RowMaker, cancelled_rows, parked_rows
@@ -59,6 +60,7 @@ class Station:
         self._holdings: set[Holding] = set()
         self._lock = threading.Lock()
         self._giving_up = threading.Event()
+        self._contact = Contact(lease_s)
         self._reachable = True
         self._broken = False
         self._pulse = -1
@@ -119,12 +121,22 @@ class Station:
         pulse = self.runner.pulse()
         if pulse != self._pulse:
             self._pulse, self._alive_s = pulse, time.monotonic()
-        for holding in self.holdings():
-            try:
-                state = self.ledger.renew(holding.lease)
-            except RedisError as error:
-                self._report(error)
-                return
+        try:
+            self._renew()
+        except RedisError as error:
+            self._report(error)
+
+    def silence_s(self) -> float:
+        """For how long the holder of a shard must have been silent to be taken for dead."""
+        return self._contact.silence_s()
+
+    def _renew(self) -> None:
+        holdings = self.holdings()
+        if not holdings:  # whoever idles learns it too when the server is away
+            self.ledger.redis.ping()
+            self._report(None)
+        for holding in holdings:
+            state = self.ledger.renew(holding.lease)
             self._report(None)
             if state == "cancelled":
                 holding.feed.interrupt("cancelled")
@@ -141,10 +153,12 @@ class Station:
         if not self._reachable:  # leases in hand may have run out meanwhile: before another claims
             self.keep()
         before = [] if first is None else [first]
-        for batch_id, label in before + self.ledger.candidates(self.labels):
+        candidates = before + self.ledger.candidates(self.labels)
+        self._contact.heard()
+        for batch_id, label in candidates:
             if self.draining.is_set():
                 return None
-            lease = self.ledger.claim(batch_id, label, self.worker_id, self.lease_s)
+            lease = self.ledger.claim(batch_id, label, self.worker_id, self.silence_s())
             if lease is not None:
                 self.metrics.shard_claimed()
                 return lease
@@ -253,7 +267,9 @@ class Station:
     def _report(self, error: RedisError | None) -> None:
         """Say once that the server is away, and once that it is back."""
         reachable = error is None
-        if not reachable:
+        if reachable:
+            self._contact.heard()
+        else:
             self._alive_s = time.monotonic()
         if reachable != self._reachable:
             self._reachable = reachable

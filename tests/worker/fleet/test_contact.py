@@ -1,0 +1,54 @@
+"""After a gap, only what had been silent before it is taken for dead."""
+
+import pytest
+
+from dgq.worker.fleet import contact
+from dgq.worker.fleet.contact import Contact
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is set."""
+
+    class Clock:
+        now_s = 100.0
+
+        def monotonic(self):
+            return self.now_s
+
+    clock = Clock()
+    monkeypatch.setattr(contact, "time", clock)
+    return clock
+
+
+def listen(contact, clock, until_s):
+    """The server answers in each second up to a time."""
+    while clock.now_s < until_s:
+        clock.now_s += 1
+        contact.heard()
+
+
+def test_without_a_gap_it_is_a_lease(clock):
+    contact = Contact(10)
+    assert contact.silence_s() == 10
+    listen(contact, clock, 200)
+    assert contact.silence_s() == 10
+
+
+def test_after_a_gap_it_is_longer_by_the_time_since_its_beginning(clock):
+    contact = Contact(10)
+    listen(contact, clock, 110)
+    clock.now_s = 150
+    contact.heard()
+    assert contact.silence_s() == 10 + 40
+    listen(contact, clock, 159)
+    assert contact.silence_s() == 10 + 49, "whoever was on the way has not renewed since 110"
+    listen(contact, clock, 160)
+    assert contact.silence_s() == 10, "whoever has not renewed by now has had a lease to do so"
+
+
+def test_what_cannot_end_a_lease_is_no_gap(clock):
+    contact = Contact(10)
+    clock.now_s += 5
+    contact.heard()
+    assert contact.silence_s() == 10
