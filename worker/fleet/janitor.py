@@ -38,7 +38,9 @@ class Janitor:
         describe: Callable[[], Mapping[str, str | int | float]],
     ) -> None:
         self.waiting_since_s: float | None = None
-        """Since when shards wait while this worker idles, as far as the server tells."""
+        """Since when shards wait while this worker idles and has a broker, as far as is known."""
+        self._broker_error: Exception | None = None
+        self._told = False
         self._station = station
         self._interval_s = interval_s
         self._ring = ring
@@ -60,6 +62,10 @@ class Janitor:
         except RedisError:
             logger.debug("could not say goodbye", exc_info=True)
 
+    def note_broker(self, error: Exception | None) -> None:
+        """Why the broker cannot be reached; None: it can."""
+        self._broker_error = error
+
     def _run(self) -> None:
         while True:
             try:
@@ -79,7 +85,9 @@ class Janitor:
         for label in station.labels:
             station.metrics.set_backlog(label, ledger.backlog(label))
         waiting = self._find_waiting()
-        if not waiting or station.num_working or station.draining.is_set():
+        wanted = bool(waiting) and not station.num_working and not station.draining.is_set()
+        self._tell_of_broker(self._broker_error if wanted else None)
+        if not wanted or self._broker_error is not None:
             self.waiting_since_s = None
         elif self.waiting_since_s is None:
             self.waiting_since_s = time.monotonic()
@@ -88,6 +96,12 @@ class Janitor:
         for label, batch_id, count in waiting:
             if label in turns:
                 self._ring(label, batch_id, min(count, _idle_slots(workers, label)))
+
+    def _tell_of_broker(self, error: Exception | None) -> None:
+        """Say once that nothing but the broker is missing."""
+        if error is not None and not self._told:
+            logger.warning("jobs are there, but no ticket: waiting for the broker: %s", error)
+        self._told = error is not None
 
     def _has_turn(self, label: str) -> bool:
         station = self._station

@@ -84,7 +84,8 @@ class WorkerProcess:
                 stack.enter_context(part)
             logger.info("%s serves %s", worker_id, ", ".join(station.labels))
             drainer = Drainer(station, settings.drain_timeout_s)
-            told = listen(app, station, drainer, settings.shards_per_worker)
+            num_slots = settings.shards_per_worker
+            told = listen(app, station, drainer, num_slots, janitor.note_broker)
             station.give_up()
         logger.info("%s has ended", worker_id)
         return exit_codes.OK if told else exit_codes.WEDGED
