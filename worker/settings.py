@@ -140,12 +140,13 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="Where a worker serves Prometheus metrics. None: nowhere."
     )
 
-    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _origins: Mapping[str, str] | None = PrivateAttr(None)
 
     @property
     def origins(self) -> Mapping[str, str]:
         """Where each setting came from: "flag", "environment DGQ_…", ".env", a file, "default"."""
-        given = dict.fromkeys(self.model_fields_set, "flag") | dict(self._origins)
+        made_directly = dict.fromkeys(self.model_fields_set, "flag")
+        given = made_directly if self._origins is None else self._origins
         return {name: given.get(name, "default") for name in type(self).model_fields}
 
     @classmethod

@@ -6,6 +6,7 @@ from pathlib import Path
 from .. import exit_codes
 from ..client.client import Batch
 from ..client.collecting import Collector, collect
+from ..client.hints import command
 from ..client.sidecar import read_sidecar, remove_sidecar
 from ..client.watching import BatchProgress, ServerPatience, Waiter
 from ..errors import UsageFault
@@ -65,7 +66,13 @@ def _collect(options: ResultsOptions, batch: Batch, writer: ResultWriter, have: 
     client = batch.client
     path = writer.path if writer.regular else None
     where = "standard output" if writer.path is None else str(writer.path)
-    again = f"dgq results {batch.id}{'' if path is None else f' -o {path} --resume'} --follow"
+    again = command(
+        client.settings,
+        *("results", batch.id),
+        *(() if path is None else ("-o", str(path), "--resume")),
+        *(("--ordered",) if options.ordered else ()),
+        "--follow",
+    )
     with DelayedInterrupt() as interrupt:
         collector = Collector(
             client.ledger,

@@ -36,6 +36,7 @@ def watch(
     Ends with 0 if all rows are ok, 3 if some are not, 5 if the batch was cancelled, 4 if the
     server has lost it, 6 after --timeout.
     """
+    from ..client.hints import command
     from ..client.watching import BatchProgress, ServerPatience, Waiter
     from .showing import report, show
 
@@ -48,6 +49,7 @@ def watch(
             with show(growing, growing.total, client.settings, quiet=quiet):
                 info = waiter.wait()
         except KeyboardInterrupt:
-            say(f"detached from {batch.id}, which goes on; to watch it: dgq watch {batch.id}")
+            again = command(settings, "watch", batch.id)
+            say(f"detached from {batch.id}, which goes on; to watch it: {again}")
             return exit_codes.INTERRUPTED
         return report(info, as_json=as_json, quiet=quiet)

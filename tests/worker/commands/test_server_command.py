@@ -50,3 +50,27 @@ def test_a_wrong_one_is_one_line(dgq, server):
     done = dgq("list", "--redis-url", url)
     assert done.code == exit_codes.SERVER
     assert done.err.startswith(f"dgq: cannot reach the Redis server at {url}: Connection refused")
+
+
+def test_what_it_says_to_type_next_names_the_server_again(
+    dgq, server, jobs_file, rewrite, monkeypatch
+):
+    jobs_file(rewrite("a"))
+    monkeypatch.delenv("DGQ_REDIS_URL")
+    flag = ("--redis-url", server.url)
+    said = dgq("submit", "jobs.jsonl", *flag).err.splitlines()
+    dgq("pause", "last", *flag)
+    said += dgq("watch", "last", "--timeout", "0.1", *flag).err.splitlines()
+    dgq("resume", "last", *flag)
+    said += dgq("watch", "last", "--timeout", "0.1", *flag).err.splitlines()
+    assert len(said) == 5
+    for line in said:
+        assert line.endswith(f" --redis-url {server.url}")
+
+
+def test_a_password_is_not_repeated(dgq, server, jobs_file, rewrite):
+    jobs_file(rewrite("a"))
+    url = server.url.replace("://", "://default:secret@")
+    done = dgq("submit", "jobs.jsonl", "--redis-url", url)
+    assert done.code == exit_codes.OK, done.err
+    assert "://default:***@" in done.err and "secret" not in done.err
