@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from redis.exceptions import RedisError
 
@@ -142,7 +143,7 @@ class Station:
                 holding.feed.interrupt("cancelled")
             elif state == "paused":
                 holding.feed.close()
-            elif state in ("lost", "gone") and self._has(holding):
+            elif state in ("lost", "gone"):
                 holding.feed.interrupt(state)
 
     def _claim(self, first: tuple[str, str] | None = None) -> Lease | None:
@@ -223,12 +224,14 @@ class Station:
     def _part(self, holding: Holding, committer: Committer, *, died: bool) -> None:
         """After the last row: the shard is done, or someone else's, or to be given back."""
         lease = holding.lease
+        if committer.finished:  # whatever the keeper has found since: a shard that is done is gone
+            return
         if committer.refused or holding.feed.interruption in ("lost", "gone"):
             self.metrics.lease_lost()
             logger.warning("a shard of %s is no longer this worker's", lease.batch_id)
         elif holding.feed.interruption == "cancelled":
-            self._write(lease, cancelled_rows(lease))
-        elif not committer.finished:
+            self._write(lease, cancelled_rows(replace(lease, jobs=committer.left)))
+        else:
             self.metrics.shard_released()
             self._release(lease, died=died)
 
@@ -258,11 +261,6 @@ class Station:
     def _note_thread(self, change: int) -> None:
         with self._lock:
             self.num_working += change
-
-    def _has(self, holding: Holding) -> bool:
-        """Whether it is still in hand: a shard that has just been finished is rightly gone."""
-        with self._lock:
-            return holding in self._holdings
 
     def _report(self, error: RedisError | None) -> None:
         """Say once that the server is away, and once that it is back."""

@@ -121,3 +121,41 @@ class Telling(StubRunner):
         if len(jobs.entries) == 1:
             self.tell()
         return super().run(jobs)
+
+
+def test_a_shard_whose_last_row_is_written_was_not_lost(client, caplog):
+    """The keeper may look between the last commit and the end of the shard's thread."""
+    client.submit(make_jobs(5))
+    station = make_station(client, StubRunner())
+    count = station._count
+
+    def count_and_keep(rows):
+        count(rows)
+        station.keep()
+
+    station._count = count_and_keep
+    with caplog.at_level(logging.WARNING, "dgq.worker"):
+        station.work()
+    assert station.num_rows == 5
+    assert not caplog.records
+
+
+def test_a_row_is_counted_once_though_its_batch_is_cancelled(client):
+    batch = client.submit(make_jobs(5))
+    station = make_station(client, StubRunner())
+
+    class Cancelling(StubRunner):
+        def run(self, jobs):
+            for number, result in enumerate(super().run(jobs)):
+                yield result
+                if number == 1:
+                    while batch.status().num_done < 2:
+                        pass
+                    client.ledger.control(batch.id, "cancel")
+                    station.keep()
+
+    station.runner = Cancelling()
+    station.work()
+    counts = batch.status().num_by_status
+    assert (counts["ok"], counts["cancelled"]) == (2, 3)
+    assert station.num_rows == 5
