@@ -67,7 +67,9 @@ class WorkerProcess:
             on_broken=lambda error: _end_broken(station, error),
         )
         app = make_app(settings, client_name=f"dgq-celery-{worker_id}")
-        keeper = Keeper(station)
+        # Its heart must beat as often as the watchdog listens, though leases be long.
+        beat_s = min(settings.lease_s, settings.stall_timeout_s) / 4
+        keeper = Keeper(station, interval_s=beat_s)
         janitor = Janitor(
             station,
             interval_s=settings.janitor_interval_s,
