@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dgq.engine.errors import EngineError
 
 from ..ledger.ledger import Ledger
+from ..ledger.refusals import explain_reply
 from ..ledger.types import Done, Lease
 from .committer import Committer
 from .contact import Contact
@@ -62,7 +65,7 @@ class Station:
         self._lock = threading.Lock()
         self._giving_up = threading.Event()
         self._contact = Contact(lease_s)
-        self._reachable = True
+        self._waiting_for: RedisError | None = None
         self._broken = False
         self._pulse = -1
         self._alive_s = 0.0
@@ -135,10 +138,10 @@ class Station:
         holdings = self.holdings()
         if not holdings:  # whoever idles learns it too when the server is away
             self.ledger.redis.ping()
-            self._report(None)
+            self._note_answer()
         for holding in holdings:
             state = self.ledger.renew(holding.lease)
-            self._report(None)
+            self._note_answer()
             if state == "cancelled":
                 holding.feed.interrupt("cancelled")
             elif state == "paused":
@@ -151,8 +154,8 @@ class Station:
         return self.patience.call(lambda: self._claim_once(first))
 
     def _claim_once(self, first: tuple[str, str] | None) -> Lease | None:
-        if not self._reachable:  # leases in hand may have run out meanwhile: before another claims
-            self.keep()
+        if self._waiting_for is not None:
+            self.keep()  # leases in hand may have run out meanwhile: before another claims
         before = [] if first is None else [first]
         candidates = before + self.ledger.candidates(self.labels)
         self._contact.heard()
@@ -262,17 +265,25 @@ class Station:
         with self._lock:
             self.num_working += change
 
+    def _note_answer(self) -> None:
+        """The server has answered what it answers even when it is full."""
+        self._contact.heard()
+        if isinstance(self._waiting_for, RedisConnectionError | RedisTimeoutError):
+            self._report(None)
+
     def _report(self, error: RedisError | None) -> None:
-        """Say once that the server is away, and once that it is back."""
-        reachable = error is None
-        if reachable:
+        """Say once that the server is waited for, and once that it is not any more."""
+        if error is None:
             self._contact.heard()
         else:
             self._alive_s = time.monotonic()
-        if reachable != self._reachable:
-            self._reachable = reachable
-            self.metrics.server_reachable(reachable)
+        changed = (error is None) != (self._waiting_for is None)
+        self._waiting_for = error
+        if changed:
+            self.metrics.server_reachable(error is None)
             if error is None:
                 logger.info("the server answers again")
             else:
-                logger.warning("waiting for the server: %s", error)
+                meaning = explain_reply(error)
+                why = f"it {meaning}" if meaning else error
+                logger.warning("waiting for the server: %s", why)

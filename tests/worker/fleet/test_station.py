@@ -1,16 +1,19 @@
 """What a station does that a fault from outside does not show; the rest is in tests/worker/faults."""
 
 import logging
+import threading
+import time
 
 import pytest
 
 from dgq.engine.errors import DeviceError
 from dgq.worker.client.client import Client
+from dgq.worker.fleet import patience
 from dgq.worker.fleet.metrics import WorkerMetrics
 from dgq.worker.fleet.runner import StubRunner
 from dgq.worker.fleet.station import Station
 from dgq.worker.settings import Settings
-from tests.worker.faults.fleet import make_jobs
+from tests.worker.faults.fleet import make_jobs, wait_for
 from tests.worker.servers import RealServer
 
 
@@ -159,3 +162,23 @@ def test_a_row_is_counted_once_though_its_batch_is_cancelled(client):
     counts = batch.status().num_by_status
     assert (counts["ok"], counts["cancelled"]) == (2, 3)
     assert station.num_rows == 5
+
+
+def test_a_full_server_is_waited_for_and_said_once(client, caplog, monkeypatch):
+    """It takes renewals but no rows: the keeper's success is no sign that the wait is over."""
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.05)
+    batch = client.submit(make_jobs(5))
+    station = make_station(client, StubRunner())
+    client.redis.config_set("maxmemory", 1)
+    with caplog.at_level(logging.INFO, "dgq.worker"):
+        thread = threading.Thread(target=station.work)
+        thread.start()
+        wait_for(lambda: caplog.records)
+        for _ in range(5):
+            station.keep()
+            time.sleep(0.1)
+        client.redis.config_set("maxmemory", 0)
+        thread.join()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "is full: raise its maxmemory" in caplog.text
+    assert batch.status().finished
