@@ -101,8 +101,9 @@ def parse_address(url: str, source: str = "") -> Address:
         raise UsageFault(_complaint(url, source, fault))
     try:
         parts = urlsplit(url)
-        assert parts.port is None or parts.port > 0
-    except (ValueError, AssertionError):
+        if parts.port == 0:
+            raise ValueError
+    except ValueError:
         raise UsageFault(
             _complaint(
                 url,
