@@ -86,15 +86,15 @@ def test_it_is_full(fleet, server):
 
 def test_it_is_away_for_longer_than_a_lease(fleet, server):
     """Nobody could renew: that is no death, and who comes back first robs nobody."""
-    fleet = fleet(shard_jobs=1, shards_per_worker=1, lease_s=4)
+    fleet = fleet(shard_jobs=1, shards_per_worker=1, lease_s=6)
     workers = fleet.start(4, "--stub-seconds", "0.2")
     jobs = make_jobs(60)
     for job in jobs[:3]:
-        job["text"] += " stub:wait 12"
+        job["text"] += " stub:wait 14"
     batch = fleet.submit(jobs)
     fleet.wait_for_rows(batch, 10)
     server.kill()
-    time.sleep(6)
+    time.sleep(8)
     server.start()
     fleet.finish(batch, jobs)
     assert [worker.name for worker in workers if "no longer this worker's" in worker.err] == []
