@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     "[default: default and the model folder's name]",
 )
 @click.option(
-    "--shards", "shards_per_worker", type=int, metavar="N", help="Shards in hand at once."
+    "--shards",
+    "shards_per_worker",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Shards in hand at once.",
 )
 @click.option(
     "--metrics-port", type=int, metavar="PORT", help="Serve Prometheus metrics and /healthz here."
@@ -58,7 +62,7 @@ def worker(
     \b
     Exit codes:
       0    ended by a signal
-      1    cannot run: the model, a port
+      1    cannot run: the model, the device, a port
       7    the server cannot be reached
       70   ended by its watchdog: it stood still; start it again
       71   the device or the engine is broken; start it again, elsewhere if it recurs
