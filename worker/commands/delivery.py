@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import click
+from redis.exceptions import RedisError
 
 from .. import exit_codes
 from ..client.client import Batch, Client
@@ -12,10 +13,11 @@ from ..client.collecting import Collector, collect
 from ..client.handover import Handover, patient
 from ..client.hints import command
 from ..client.watching import BatchProgress, ServerPatience, Waiter
-from ..errors import BatchCancelled, BatchUnknown
+from ..errors import BatchCancelled, BatchUnknown, OtherInput, ServerError
 from ..guard import say
 from ..interrupt import DelayedInterrupt
 from ..jobs_input import Entry
+from ..ledger.connection import server_error
 from ..ledger.types import BatchInfo, NewBatch
 from .options import batch_fields, print_json
 from .showing import HandedOver, report, show, uninterrupted
@@ -46,7 +48,7 @@ def hand_over(
                 entries, new, on_created=created.append, on_progress=handed.update, on_wait=say
             )
     except BaseException as error:
-        if created:
+        if created and not isinstance(error, BatchCancelled | BatchUnknown | OtherInput):
             say(_in_part(created[0], handed, new))
         if isinstance(error, KeyboardInterrupt) and created:
             raise Detached from None
@@ -120,6 +122,12 @@ class Delivery:
             raise BatchUnknown(
                 f"the server has lost {batch.id}; to go on: {self._again()}"
             ) from error
+        except (ServerError, RedisError) as error:
+            if isinstance(error, RedisError):
+                error = server_error(error, self.client.settings)
+            if batch is None:
+                raise error from None
+            raise ServerError(f"{error}; to go on: {self._go_on(batch, handover)}") from None
         finally:
             handover.stop()
             patience.end()

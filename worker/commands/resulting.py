@@ -38,7 +38,9 @@ class ResultsOptions:
 def results_command(options: ResultsOptions, settings: Settings) -> int:
     """Do what the command line says; returns the exit code. Raises CommandError."""
     if options.out == STDOUT and options.as_json:
-        raise UsageFault("--json and the results cannot both go to standard output")
+        raise UsageFault(
+            "--json and the results cannot both go to standard output: add --output FILE"
+        )
     if options.timeout_s is not None and not options.follow:
         raise UsageFault("--timeout is about waiting: add --follow")
     out = check_output((), options.out, resume=options.resume, overwrite=options.overwrite)

@@ -164,6 +164,7 @@ def test_a_job_key_with_another_input_is_refused(
         done = dgq("submit", "other.jsonl", "--job-key", "k", *more)
         assert (done.code, done.out) == (exit_codes.CANNOT_RUN, "")
         assert "(job key 'k') belongs to another input" in done.err
+        assert "in part" not in done.err
         assert out.read_text() == before_rows
         assert read_sidecar(out) is None
     assert ledger.info(batch_id).num_jobs == 6
@@ -247,7 +248,11 @@ def test_a_batch_that_is_cancelled_meanwhile_keeps_its_rows(dgq, ledger, jobs_fi
         (["jobs", "--ordered"], exit_codes.USAGE, "--ordered is about results: add --output"),
         (["jobs", "--resume"], exit_codes.USAGE, "--resume is about results: add --output"),
         (["jobs", "--timeout", "1"], exit_codes.USAGE, "--timeout is about waiting"),
-        (["jobs", "-o", "-", "--json"], exit_codes.USAGE, "cannot both go to standard output"),
+        (
+            ["jobs", "-o", "-", "--json"],
+            exit_codes.USAGE,
+            "cannot both go to standard output: add --output",
+        ),
         (["jobs", "-o", "-", "--resume"], exit_codes.USAGE, "--resume needs a file of results"),
         (["jobs", "-o", "jobs"], exit_codes.USAGE, "jobs holds the jobs"),
         (["jobs", "-o", "old"], exit_codes.USAGE, "old exists; add --resume"),
