@@ -90,11 +90,11 @@ def test_it_is_away_for_longer_than_a_lease(fleet, server):
     workers = fleet.start(4, "--stub-seconds", "0.2")
     jobs = make_jobs(60)
     for job in jobs[:3]:
-        job["text"] += " stub:wait 14"
+        job["text"] += " stub:wait 12"
     batch = fleet.submit(jobs)
     fleet.wait_for_rows(batch, 10)
     server.kill()
-    time.sleep(8)
+    time.sleep(7)
     server.start()
     fleet.finish(batch, jobs)
     assert [worker.name for worker in workers if "no longer this worker's" in worker.err] == []
