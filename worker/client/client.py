@@ -51,7 +51,8 @@ class Client:
 
         Raises ServerError where no server answers, or none that will do.
         """
-        self.settings = settings or load_settings(redis_url=redis_url)
+        given = settings or load_settings(redis_url=redis_url)
+        self.settings = given.model_copy(update={"redis_url": redis_url}) if redis_url else given
         self.redis: Redis = connect(self.settings)
         self.ledger = Ledger(
             self.redis, self.settings.key_prefix, results_ttl_s=self.settings.results_ttl_s

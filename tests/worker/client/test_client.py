@@ -48,6 +48,12 @@ def test_jobs_in_results_out(client):
     assert client.batch(batch.id).status() == batch.status()
 
 
+def test_its_url_is_stronger_than_that_of_the_settings(server):
+    settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}", shard_jobs=4)
+    with Client(server.url, settings=settings) as client:
+        assert client.submit(jobs(5)).status().num_shards == 2
+
+
 def test_bad_jobs_are_error_rows(client):
     good = RewriteJob(id="good", text="x", instruction="y")
     batch = client.submit([{"id": "bad"}, good, 5])
