@@ -104,6 +104,8 @@ class Janitor:
         self._told = error is not None
 
     def _has_turn(self, label: str) -> bool:
+        if self._broker_error is not None:  # each try would take a second, and heartbeats be late
+            return False
         station = self._station
         turn_s = self._interval_s * TURN
         return station.ledger.take_turn(f"janitor:{label}", station.worker_id, turn_s)

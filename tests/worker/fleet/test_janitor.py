@@ -66,3 +66,19 @@ def test_one_rings_for_all_that_serve_a_label(client):
     second._do_chores()
     assert len(first_rung) == 1
     assert not second_rung
+
+
+def test_it_rings_only_while_the_broker_is_there(client, caplog):
+    """A try takes a second; heartbeats would be late. The turn is left to those who can ring."""
+    client.submit(make_jobs(1))
+    cut_off, rung = make_janitor(client, "one", "default")
+    cut_off.note_broker(ConnectionError("refused"))
+    for _ in range(3):
+        cut_off._do_chores()
+    assert not rung
+    assert cut_off.waiting_since_s is None
+    assert caplog.text.count("waiting for the broker: refused") == 1
+    cut_off.note_broker(None)
+    cut_off._do_chores()
+    assert len(rung) == 1
+    assert cut_off.waiting_since_s is not None
