@@ -93,9 +93,11 @@ class Janitor:
             self.waiting_since_s = time.monotonic()
         turns = [label for label in {label for label, _, _ in waiting} if self._has_turn(label)]
         workers = ledger.workers() if turns else []
-        for label, batch_id, count in waiting:
-            if label in turns:
-                self._ring(label, batch_id, min(count, _idle_slots(workers, label)))
+        idle = {label: _idle_slots(workers, label) for label in turns}
+        for label, batch_id, num_shards in waiting:
+            if count := min(num_shards, idle.get(label, 0)):
+                idle[label] -= count
+                self._ring(label, batch_id, count)
 
     def _tell_of_broker(self, error: Exception | None) -> None:
         """Say once that nothing but the broker is missing."""

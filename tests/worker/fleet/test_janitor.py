@@ -82,3 +82,12 @@ def test_it_rings_only_while_the_broker_is_there(client, caplog):
     cut_off._do_chores()
     assert len(rung) == 1
     assert cut_off.waiting_since_s is not None
+
+
+def test_no_more_tickets_than_idle_slots(client):
+    """Whoever hears one takes work from any batch."""
+    for _ in range(3):
+        client.submit(make_jobs(300))
+    janitor, rung = make_janitor(client, "one", "default")
+    janitor._do_chores()
+    assert sum(count for _, _, count in rung) == 2
