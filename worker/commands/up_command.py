@@ -39,6 +39,7 @@ def up(settings: "Settings", num_workers: int, devices: str) -> int:
     import signal
     import threading
 
+    from ..client.hints import command
     from ..embedded import embedded
     from ..errors import UsageFault
     from ..guard import say
@@ -52,7 +53,8 @@ def up(settings: "Settings", num_workers: int, devices: str) -> int:
     with embedded(settings, num_workers, devices=places, quiet=False) as serving:
         workers = "1 worker" if num_workers == 1 else f"{num_workers} workers"
         say(f"{workers} on {masked(serving.redis_url or '')}; Ctrl-C ends all of it")
-        say("in another terminal: dgq submit jobs.jsonl -o results.jsonl")
+        submit = command(settings, "submit", "jobs.jsonl", "-o", "results.jsonl")
+        say(f"in another terminal: {submit}")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

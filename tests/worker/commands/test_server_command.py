@@ -63,7 +63,7 @@ def test_what_it_says_to_type_next_names_the_server_again(
     said += dgq("watch", "last", "--timeout", "0.1", *flag).err.splitlines()
     dgq("resume", "last", *flag)
     said += dgq("watch", "last", "--timeout", "0.1", *flag).err.splitlines()
-    assert len(said) == 5
+    assert len(said) == 5  # of submit 1; twice of watch what holds it up, and the time-out
     for line in said:
         assert line.endswith(f" --redis-url {server.url}")
 
