@@ -52,6 +52,7 @@ def test_the_exit_codes_are_in_the_help():
         (["nope"], "dgq: No such command 'nope'. (see dgq --help)"),
         (["run", "x", "--seed", "y"], "'y' is not a valid integer"),
         (["run", "x", "--max-attempts", "0"], "0 is not in the range"),
+        (["completion"], "Choose from: bash, zsh, fish (see dgq completion --help)"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(args, message):
