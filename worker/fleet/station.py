@@ -137,9 +137,11 @@ class Station:
     def _renew(self) -> None:
         holdings = self.holdings()
         if not holdings:  # whoever idles learns it too when the server is away
+            self._contact.asked()
             self.ledger.redis.ping()
             self._note_answer()
         for holding in holdings:
+            self._contact.asked()
             state = self.ledger.renew(holding.lease)
             self._note_answer()
             if state == "cancelled":
@@ -157,6 +159,7 @@ class Station:
         if self._waiting_for is not None:
             self.keep()  # leases in hand may have run out meanwhile: before another claims
         before = [] if first is None else [first]
+        self._contact.asked()
         candidates = before + self.ledger.candidates(self.labels)
         self._contact.heard()
         for batch_id, label in candidates:
