@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from dgq.pipelines.job import RewriteJob
 from dgq.worker.client.client import Client
@@ -285,6 +286,19 @@ def test_leaving_closes_the_connections(server, ledger):
 def test_no_server():
     with pytest.raises(ServerError, match="Connection refused"):
         Client(settings=Settings(redis_url=f"redis://127.0.0.1:{free_port()}"))
+
+
+def test_a_broker_that_is_away_is_tried_once(server, ledger, monkeypatch):
+    tried = []
+
+    def away(app, label, batch_id):
+        tried.append(batch_id)
+        raise OperationalError("nobody listens")
+
+    monkeypatch.setattr("dgq.worker.fleet.app.ring", away)
+    with Client(settings=Settings(redis_url=server.url, shard_jobs=1)) as client:
+        batch = client.submit(jobs(5))
+        assert tried == [batch.id] and batch.status().num_jobs == 5
 
 
 def test_a_broker_that_is_away_stops_no_submission(server, ledger):
