@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dgq.engine
 from dgq.engine.errors import CheckpointError
+from dgq.engine.trace import NO_TRACE, Trace
 
 if TYPE_CHECKING:
     from dgq.engine.engine import Engine
@@ -13,15 +14,17 @@ SHIPPED_MODEL_PATH = Path(dgq.engine.__path__[0]) / "dgq-tiny"
 """Where dgq-tiny lies, known without importing torch."""
 
 
-def load_engine(model_path: Path | None, *, device: str = "cpu") -> "Engine":
-    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch.
+def load_engine(
+    model_path: Path | None, *, device: str = "cpu", trace: Trace = NO_TRACE
+) -> "Engine":
+    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch. trace: see Engine.load.
 
     Raises CheckpointError where the folder is missing or is not a checkpoint.
     """
     check_model_path(model_path)
     from dgq.engine.engine import Engine
 
-    return Engine.load(model_path, device=device)
+    return Engine.load(model_path, device=device, trace=trace)
 
 
 def check_model_path(model_path: Path | None) -> None:
