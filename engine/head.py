@@ -192,7 +192,7 @@ class _TileReader:
         if len(rows) == len(kept):
             return self._dense(maximum, rows)
         weights = (share * (self._scale / kept)[:, None]).to(self._weight.dtype)
-        soft = F.embedding_bag(tokens, self._weight, per_sample_weights=weights, mode="sum")
+        soft: Tensor = F.embedding_bag(tokens, self._weight, per_sample_weights=weights, mode="sum")
         if len(rows):
             soft[rows] = self._dense(maximum, _at_least(rows))[: len(rows)]
         return soft

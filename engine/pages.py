@@ -91,9 +91,16 @@ class PagePool:
         used = {page for pages in held for page in pages}
         holders = sum(map(len, held))
         free = set(self._free) | set(self._unheld)
-        if used & free or holders != sum(self._holders) or any(count < 0 for count in self._holders):
+        if (
+            used & free
+            or holders != sum(self._holders)
+            or any(count < 0 for count in self._holders)
+        ):
             raise EngineError("page accounting is off: a page is free and held")
-        if len(self._free) + len(self._unheld) + sum(map(bool, self._holders)) != self.num_pages - 1:
+        if (
+            len(self._free) + len(self._unheld) + sum(map(bool, self._holders))
+            != self.num_pages - 1
+        ):
             raise EngineError("page accounting is off: pages got lost")
 
     def _find(self, full: list[tuple[int, ...]]) -> list[int]:
