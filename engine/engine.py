@@ -23,6 +23,7 @@ from .model import DiffusionGemma
 from .request import Request, Result, SamplingConfig
 from .stats import EngineStats
 from .tokenizer import Tokenizer
+from .trace import NO_TRACE, Trace
 
 DEFAULT_MODEL_PATH = Path(__file__).parent / "dgq-tiny"
 
@@ -33,7 +34,11 @@ class Engine:
     """Generates text with one checkpoint. Use Engine.load, and close it or use it in a ``with``."""
 
     def __init__(
-        self, model: DiffusionGemma, model_path: Path, engine_config: EngineConfig
+        self,
+        model: DiffusionGemma,
+        model_path: Path,
+        engine_config: EngineConfig,
+        trace: Trace = NO_TRACE,
     ) -> None:
         """Take a loaded model; EngineError if its canvas is wider than the row budget."""
         config, generation = model.config, read_generation_config(model_path)
@@ -53,7 +58,7 @@ class Engine:
             sampling=generation.sampling,
         )
         self._max_in_flight = 2 * engine_config.max_canvases
-        self._loop = Loop(model, engine_config, self._may_start)
+        self._loop = Loop(model, engine_config, self._may_start, trace)
         self._futures: dict[int, Future[Result]] = {}
         self._numbers = count()
         self._inbox: list[Generation] = []
@@ -70,9 +75,11 @@ class Engine:
         dtype: str = "float32",
         device: str = "cpu",
         config: EngineConfig = DEFAULT_ENGINE_CONFIG,
+        trace: Trace = NO_TRACE,
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
+        trace: told of every step, by the engine's thread; to be closed after the engine.
         CheckpointError says what is wrong with the folder, EngineError what is wrong with the
         settings.
         """
@@ -80,7 +87,7 @@ class Engine:
             raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
         model = load_model(path, _DTYPES[dtype], device)
-        return cls(model, path, config)
+        return cls(model, path, config, trace)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -20,6 +20,7 @@ from .request import ROW_MULTIPLE, Result
 from .runner import Runner
 from .scheduler import Scheduler
 from .stats import EngineStats, StepMeter
+from .trace import Trace
 
 logger = logging.getLogger("dgq.engine")
 
@@ -35,8 +36,9 @@ class Loop:
         model: DiffusionGemma,
         config: EngineConfig,
         may_start: Callable[[Generation], bool],
+        trace: Trace,
     ) -> None:
-        """may_start: see Scheduler."""
+        """may_start: see Scheduler. trace: told of every step."""
         num_pages = 1 + config.max_kv_tokens // PAGE_TOKENS  # one for padding
         max_rows = config.max_rows
         self._runner = Runner(
@@ -47,6 +49,7 @@ class Loop:
         )
         pages = PagePool(num_pages, share=config.share_prefixes)
         self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)
+        self._trace = trace
         self._meter = StepMeter()
         self._out_of_memory_total = 0
         self._proven_rows = max_rows  # the row budget of the last step that succeeded
@@ -96,16 +99,22 @@ class Loop:
         return self._recover()  # here, where the error no longer holds the step's tensors
 
     def _step(self) -> list[Settled]:
+        self._trace.step_began()
         plan = self._scheduler.schedule()
-        outcomes = self._runner.step(plan)
+        step = self._runner.prepare(plan)
+        self._trace.planned(plan, self._scheduler.running)
+        outcomes = self._runner.run(step)
+        self._trace.computed()
         self._meter.count(plan.num_read_rows, plan.num_canvas_rows)
         settled: list[Settled] = []
         for generation, outcome in outcomes:
             verdict = generation.finish_canvas(outcome)
+            self._trace.judged(generation, outcome, verdict)
             self._scheduler.resize(generation)
             if verdict is Verdict.FINISHED and generation.result is not None:
                 self._runner.release(generation)
                 settled.append((generation.number, generation.result))
+        self._trace.step_ended(self._scheduler.num_waiting)
         return settled
 
     def _recover(self) -> list[Settled]:
@@ -117,6 +126,7 @@ class Loop:
         self._out_of_memory_total += 1
         rows, budget = self._scheduler.rows_in_use, self._scheduler.max_rows
         running = self._scheduler.take_back()
+        self._trace.gave_up(running)
         self._runner.release_all()
         was_clean, self._is_clean = self._is_clean, True
         if len(running) == 1 and was_clean:

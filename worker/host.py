@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dgq.engine
 from dgq.engine.errors import CheckpointError
+from dgq.engine.trace import NO_TRACE, Trace
 
 from .errors import CommandError
 from .guard import one_line
@@ -16,8 +17,10 @@ SHIPPED_MODEL_PATH = Path(dgq.engine.__path__[0]) / "dgq-tiny"
 """Where dgq-tiny lies, known without importing torch."""
 
 
-def load_engine(model_path: Path | None, *, device: str = "cpu") -> "Engine":
-    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch.
+def load_engine(
+    model_path: Path | None, *, device: str = "cpu", trace: Trace = NO_TRACE
+) -> "Engine":
+    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch. trace: see Engine.load.
 
     Raises CheckpointError where the folder is missing or is not a checkpoint, and CommandError where
     the device is none, or none that torch can use here.
@@ -26,7 +29,7 @@ def load_engine(model_path: Path | None, *, device: str = "cpu") -> "Engine":
     _check_device(device)
     from dgq.engine.engine import Engine
 
-    return Engine.load(model_path, device=device)
+    return Engine.load(model_path, device=device, trace=trace)
 
 
 def _check_device(device: str) -> None:
