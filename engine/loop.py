@@ -52,8 +52,8 @@ class Loop:
         self._trace = trace
         self._meter = StepMeter()
         self._out_of_memory_total = 0
-        self._proven_rows = max_rows  # the row budget of the last step that succeeded
-        self._is_clean = False  # no step has succeeded since everything was thrown away
+        self._proven_rows = max_rows  # the row budget of the last step that denoised
+        self._is_clean = False  # nothing was denoised since everything was thrown away
 
     @property
     def is_idle(self) -> bool:
@@ -88,14 +88,10 @@ class Loop:
         fit alone gets RequestTooLarge; then lowering has not helped, and is taken back.
         """
         try:
-            settled = self._step()
+            return self._step()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        else:
-            self._proven_rows = self._scheduler.max_rows
-            self._is_clean = False
-            return settled
         return self._recover()  # here, where the error no longer holds the step's tensors
 
     def _step(self) -> list[Settled]:
@@ -105,6 +101,9 @@ class Loop:
         self._trace.planned(plan, self._scheduler.running)
         outcomes = self._runner.run(step)
         self._trace.computed()
+        if plan.canvases:  # reading alone takes less than what follows it, and proves nothing
+            self._proven_rows = self._scheduler.max_rows
+            self._is_clean = False
         self._meter.count(plan.num_read_rows, plan.num_canvas_rows)
         settled: list[Settled] = []
         for generation, outcome in outcomes:
@@ -120,8 +119,8 @@ class Loop:
     def _recover(self) -> list[Settled]:
         """Put the canvases in flight back, to begin anew under a lower row budget.
 
-        One that was alone is refused if the step began with an empty device; else the last step's
-        tensors may have been in its way, and it gets another try.
+        One that was alone is refused if it was the first to be denoised on an emptied device; else
+        the last step's tensors may have been in its way, and it gets another try.
         """
         self._out_of_memory_total += 1
         rows, budget = self._scheduler.rows_in_use, self._scheduler.max_rows
