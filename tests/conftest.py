@@ -1,11 +1,16 @@
-"""What all tests share: the size of the sources is printed at the end of each run."""
+"""What all tests share: one thread for torch, and the sources' size at the end of each run."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "engine", "pipelines", "worker")
+
+# Read when torch is imported, here and in the processes that tests start. The models of the tests
+# are so small that threads only wait for each other; on a busy machine they do so for minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
