@@ -17,18 +17,20 @@ against the mean of the two.
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 
 from dgq.engine.engine import Engine
+from dgq.engine.request import Request, Result
 from dgq.pipelines.decoding import Decoding, Decodings, load_decoding
 from dgq.pipelines.run import RunOptions
 from training.evaluate import FAMILIES
 
 from .measuring import Figures, JobSet, mixed_jobs, run_set
 from .reference_engine import EXPERTS, ReferenceEngine, Setting, load_reference
+from .wrapped_engine import WrappedEngine
 
 BATCH_SIZES = (1, 4, 16)
 SLOW = 3.0
@@ -149,21 +151,14 @@ class Bench:
         return engine.widest
 
 
-class WidestRequest:
-    """Passes requests on to an engine and notes the widest canvas."""
+class WidestRequest(WrappedEngine):
+    """Notes the widest canvas that is asked for."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.widest = 0
-        self.tokenizer = engine.tokenizer
-        self.canvas_length = engine.canvas_length
-        self.model_name = engine.model_name
-        self.model_path = engine.model_path
+    widest = 0
 
-    def submit(self, request: Any) -> Any:
-        """As Engine.submit."""
+    def submit(self, request: Request) -> Future[Result]:
         self.widest = max(self.widest, request.canvas_length or self.canvas_length)
-        return self._engine.submit(request)
+        return self.engine.submit(request)
 
 
 def decodings_for(decodings: Decodings, ways: dict[str, str]) -> Decodings:
