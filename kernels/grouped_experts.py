@@ -100,6 +100,7 @@ def grouped_experts(
         rows.order,
         rows.offsets,
         inner,
+        hidden_size,
         TOP_K=top_k,
         NUM_EXPERTS=num_experts,
         PADDED=padded,
@@ -121,6 +122,7 @@ def grouped_experts(
         rows.offsets,
         weights,
         outputs,
+        inner_size,
         NUM_EXPERTS=num_experts,
         PADDED=padded,
         HIDDEN=hidden_size,
@@ -153,7 +155,8 @@ def tile_height(num_slots: int, num_experts: int) -> int:
 
 def launch_options(block_rows: int) -> dict[str, int]:
     """Warps and pipeline stages for a tile height."""
-    return {"num_warps": 8 if block_rows >= 128 else 4, "num_stages": 3}
+    large = block_rows >= 128
+    return {"num_warps": 8 if large else 4, "num_stages": 3 if large else 4}
 
 
 def _dense(weight: ExpertWeight, expert: int, dtype: torch.dtype) -> Tensor:
@@ -180,6 +183,7 @@ def _gate_up_kernel(
     order_ptr,
     offsets_ptr,
     inner_ptr,
+    depth,
     TOP_K: tl.constexpr,
     NUM_EXPERTS: tl.constexpr,
     PADDED: tl.constexpr,
@@ -205,7 +209,8 @@ def _gate_up_kernel(
     depths = tl.arange(0, BLOCK_DEPTH)
     gate = tl.zeros((BLOCK_OUTPUTS, BLOCK_ROWS), tl.float32)
     up = tl.zeros((BLOCK_OUTPUTS, BLOCK_ROWS), tl.float32)
-    for start in range(0, HIDDEN, BLOCK_DEPTH):
+    code = tl.load(codebook_ptr + tl.arange(0, 16))
+    for start in range(0, depth, BLOCK_DEPTH):  # a run-time bound: else the loop is unrolled
         x = tl.trans(tl.load(x_rows[:, None] + (start + depths)[None, :]))
         gate_weight = load_weight_tile(
             weight_ptr,
@@ -213,30 +218,32 @@ def _gate_up_kernel(
             nested_code_ptr,
             nested_absmax_ptr,
             nested_offset_ptr,
-            codebook_ptr,
+            code,
             gate_rows,
             start,
+            x.dtype,
             HIDDEN,
             BLOCK_DEPTH,
             QUANTIZED,
             NESTED,
         )
-        gate = tl.dot(gate_weight.to(x.dtype), x, gate)
+        gate = tl.dot(gate_weight, x, gate)
         up_weight = load_weight_tile(
             weight_ptr,
             absmax_ptr,
             nested_code_ptr,
             nested_absmax_ptr,
             nested_offset_ptr,
-            codebook_ptr,
+            code,
             gate_rows + INNER,
             start,
+            x.dtype,
             HIDDEN,
             BLOCK_DEPTH,
             QUANTIZED,
             NESTED,
         )
-        up = tl.dot(up_weight.to(x.dtype), x, up)
+        up = tl.dot(up_weight, x, up)
     inner = _gelu_tanh(gate) * up
     inner_rows = inner_ptr + positions.to(tl.int64) * INNER
     tl.store(
@@ -259,6 +266,7 @@ def _down_kernel(
     offsets_ptr,
     weights_ptr,
     outputs_ptr,
+    depth,
     NUM_EXPERTS: tl.constexpr,
     PADDED: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -281,7 +289,8 @@ def _down_kernel(
     weight_rows = expert.to(tl.int64) * HIDDEN + outputs
     depths = tl.arange(0, BLOCK_DEPTH)
     result = tl.zeros((BLOCK_OUTPUTS, BLOCK_ROWS), tl.float32)
-    for start in range(0, INNER, BLOCK_DEPTH):
+    code = tl.load(codebook_ptr + tl.arange(0, 16))
+    for start in range(0, depth, BLOCK_DEPTH):
         inner = tl.trans(tl.load(inner_rows[:, None] + (start + depths)[None, :]))
         weight = load_weight_tile(
             weight_ptr,
@@ -289,15 +298,16 @@ def _down_kernel(
             nested_code_ptr,
             nested_absmax_ptr,
             nested_offset_ptr,
-            codebook_ptr,
+            code,
             weight_rows,
             start,
+            inner.dtype,
             INNER,
             BLOCK_DEPTH,
             QUANTIZED,
             NESTED,
         )
-        result = tl.dot(weight.to(inner.dtype), inner, result)
+        result = tl.dot(weight, inner, result)
     slots = tl.load(order_ptr + positions, mask=held, other=0)
     result *= tl.load(weights_ptr + slots)[None, :]
     tl.store(

@@ -11,8 +11,10 @@ This is the storage format of bitsandbytes, bit for bit: its QuantState takes th
 are. Sources: QLoRA (arXiv 2305.14314) for NF4 and double quantization, 8-bit Optimizers
 (arXiv 2110.02861) for the second codebook, bitsandbytes 0.50 ``functional.py`` for the format.
 
-Weights are [..., K] with K a multiple of 64, so that no block crosses a row. Kernels decode through
-a codebook in memory: sixteen values lie in one cache line, so that a warp's gather is one access.
+Weights are [..., K] with K a multiple of 64, so that no block crosses a row. A kernel decodes one
+block of each of N rows at a time: it multiplies the codebook by the rows' absmax, a table of 16 values
+per row held in registers, and every half byte picks from its row's table. That is one product per four
+weights and one shuffle per weight; the values are those of ``dequantize``, bit for bit.
 """
 
 from dataclasses import dataclass
@@ -181,29 +183,33 @@ def load_weight_tile(
     nested_code_ptr,
     nested_absmax_ptr,
     nested_offset_ptr,
-    codebook_ptr,
+    code,
     rows,
     start,
+    dtype: tl.constexpr,
     DEPTH: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
     QUANTIZED: tl.constexpr,
     NESTED: tl.constexpr,
 ):
-    """Inside a kernel: rows int64 [N] of a weight [.., DEPTH], from column start -> [N, BLOCK_DEPTH].
+    """Inside a kernel: rows int64 [N] of a weight [.., DEPTH], columns from start, of dtype.
 
-    fp32 where the weight is NF4; then BLOCK_DEPTH is 64, one block of each row.
+    Returns [N, BLOCK_DEPTH]; BLOCK_DEPTH is 64, one block of each row, where the weight is NF4.
+    code fp32 [16] is the codebook.
     """
     if QUANTIZED:
         bytes = start // 2 + tl.arange(0, BLOCK_DEPTH // 2)
         packed = tl.load(weight_ptr + rows[:, None] * (DEPTH // 2) + bytes[None, :])
-        indices = tl.interleave(packed >> 4, packed & 15).to(tl.int32)
         blocks = rows * (DEPTH // 64) + start // 64
         scales = tl.load(absmax_ptr + blocks)
         if NESTED:
             scales = tl.load(nested_code_ptr + scales.to(tl.int32))
             scales = scales * tl.load(nested_absmax_ptr + blocks // 256)
             scales = scales + tl.load(nested_offset_ptr)
-        tile = tl.load(codebook_ptr + indices) * scales[:, None]
+        values = code[None, :] * scales[:, None]
+        high = tl.gather(values, (packed >> 4).to(tl.int32), axis=1)
+        low = tl.gather(values, (packed & 15).to(tl.int32), axis=1)
+        tile = tl.interleave(high.to(dtype), low.to(dtype))
     else:
         columns = start + tl.arange(0, BLOCK_DEPTH)
         tile = tl.load(weight_ptr + rows[:, None] * DEPTH + columns[None, :])
