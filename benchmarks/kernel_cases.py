@@ -8,7 +8,8 @@ from torch import Tensor
 from dgq.kernels.grouped_experts import grouped_experts
 from dgq.kernels.nf4 import NestedScales, Nf4Tensor
 from dgq.kernels.nf4_linear import nf4_linear
-from dgq.kernels.vocabulary_head import read_vocabulary
+from dgq.kernels.self_conditioning import self_conditioning
+from dgq.kernels.vocabulary_head import VocabularyReadings, read_vocabulary
 
 HIDDEN, DENSE_INNER = 2816, 2112
 NUM_EXPERTS, TOP_K, EXPERT_INNER = 128, 8, 704
@@ -71,6 +72,20 @@ def head(rows: int) -> Callable[[], object]:
     return call
 
 
+def conditioning(rows: int) -> Callable[[], object]:
+    """Self-conditioning after the head on so many rows."""
+
+    def call() -> object:
+        numbers, tiles = empty(rows, dtype=torch.float32), empty(2048, rows, dtype=torch.float32)
+        tokens = empty(rows, dtype=torch.int64)
+        readings = VocabularyReadings(
+            tokens, tokens, numbers, numbers, tiles, tiles, empty(rows, VOCABULARY)
+        )
+        return self_conditioning(readings, empty(VOCABULARY, HIDDEN), 53.0)
+
+    return call
+
+
 CASES: dict[str, Callable[[], object]] = {
     "experts nf4 16 rows": experts(16, "nf4"),
     "experts nf4 256 rows": experts(256, "nf4"),
@@ -84,4 +99,6 @@ CASES: dict[str, Callable[[], object]] = {
     "linear 256 rows": linear(256, 64),
     "head 64 rows": head(64),
     "head 512 rows": head(512),
+    "self-conditioning 64 rows": conditioning(64),
+    "self-conditioning 512 rows": conditioning(512),
 }
