@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dgq.kernels.canvas_attention import Canvases, canvas_attention
 from dgq.kernels.grouped_experts import grouped_experts
 from dgq.kernels.nf4 import NestedScales, Nf4Tensor
 from dgq.kernels.nf4_linear import nf4_linear
@@ -14,6 +15,8 @@ from dgq.kernels.vocabulary_head import VocabularyReadings, read_vocabulary
 HIDDEN, DENSE_INNER = 2816, 2112
 NUM_EXPERTS, TOP_K, EXPERT_INNER = 128, 8, 704
 VOCABULARY = 262_144
+QUERY_HEADS, KEY_HEADS, HEAD_SIZE, WINDOW = 16, 8, 256, 1024
+FULL_KEY_HEADS, FULL_HEAD_SIZE = 2, 512
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -86,6 +89,20 @@ def conditioning(rows: int) -> Callable[[], object]:
     return call
 
 
+def attention(rows: int, full: bool) -> Callable[[], object]:
+    """One layer's attention of canvases of 256 rows."""
+    heads, size = (FULL_KEY_HEADS, FULL_HEAD_SIZE) if full else (KEY_HEADS, HEAD_SIZE)
+
+    def call() -> object:
+        num_canvases = rows // 256
+        places = (empty(size, dtype=torch.int32) for size in (num_canvases + 1, *[num_canvases] * 2))
+        query = empty(rows, QUERY_HEADS, size)
+        keys = (empty(num, heads, size) for num in (rows, rows, 65536, 65536))
+        return canvas_attention(query, *keys, Canvases(*places), None if full else WINDOW)
+
+    return call
+
+
 CASES: dict[str, Callable[[], object]] = {
     "experts nf4 16 rows": experts(16, "nf4"),
     "experts nf4 256 rows": experts(256, "nf4"),
@@ -101,4 +118,7 @@ CASES: dict[str, Callable[[], object]] = {
     "head 512 rows": head(512),
     "self-conditioning 64 rows": conditioning(64),
     "self-conditioning 512 rows": conditioning(512),
+    "sliding attention 256 rows": attention(256, full=False),
+    "sliding attention 2048 rows": attention(2048, full=False),
+    "full attention 256 rows": attention(256, full=True),
 }

@@ -32,7 +32,8 @@ from torch.nn import functional as F
 
 from .launch import check, check_inputs, largest_divisor, tl, triton
 from .nf4 import Nf4Tensor, codebook, dequantize, kernel_arguments, load_weight_tile
-from .routing import find_row_tile, max_row_tiles, sort_by_expert
+from .routing import sort_by_expert
+from .row_tiles import find_row_tile, max_row_tiles
 
 ExpertWeight = Tensor | Nf4Tensor
 """[E, outputs, depth], of the rows' dtype or NF4."""

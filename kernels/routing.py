@@ -134,30 +134,3 @@ def _place_kernel(
         tl.store(offsets_ptr + 1 + experts, ends, mask=experts < NUM_EXPERTS)
         tl.store(offsets_ptr, 0)
 
-
-@triton.jit
-def find_row_tile(
-    offsets_ptr, tile, NUM_EXPERTS: tl.constexpr, PADDED: tl.constexpr, BLOCK_ROWS: tl.constexpr
-):
-    """Inside a grouped kernel: which rows the tile-th tile of BLOCK_ROWS rows stands for.
-
-    Tiles are numbered expert by expert. Returns the expert, and the tile's first and one past its
-    last position in the sorted order; past the last tile the expert is NUM_EXPERTS.
-    """
-    experts = tl.arange(0, PADDED)
-    starts = tl.load(offsets_ptr + experts, mask=experts < NUM_EXPERTS, other=0)
-    ends = tl.load(offsets_ptr + experts + 1, mask=experts < NUM_EXPERTS, other=0)
-    num_tiles = (ends - starts + BLOCK_ROWS - 1) // BLOCK_ROWS
-    tile_ends = tl.cumsum(num_tiles, axis=0)
-    expert = tl.sum((tile_ends <= tile).to(tl.int32), axis=0)
-    expert = tl.minimum(expert, NUM_EXPERTS)
-    here = experts == expert
-    tiles_before = tl.sum(tl.where(here, tile_ends - num_tiles, 0), axis=0)
-    first = tl.sum(tl.where(here, starts, 0), axis=0) + (tile - tiles_before) * BLOCK_ROWS
-    last = tl.minimum(first + BLOCK_ROWS, tl.sum(tl.where(here, ends, 0), axis=0))
-    return expert, first, last
-
-
-def max_row_tiles(num_slots: int, num_experts: int, block_rows: int) -> int:
-    """The most tiles that any routing of so many slots can make, each expert's last one partial."""
-    return min(num_slots, num_slots // block_rows + num_experts)
