@@ -106,11 +106,7 @@ def read_vocabulary(
         f"read_vocabulary: hidden {hidden.dtype} {tuple(hidden.shape)} does not go with"
         f" embedding {embedding.dtype} {tuple(embedding.shape)}",
     )
-    block_depth = largest_divisor(depth, 64, 32, 16)
-    check(
-        block_depth is not None,
-        f"read_vocabulary: rows of {depth} elements; it serves multiples of 16",
-    )
+    block_depth = largest_divisor("read_vocabulary", depth, 64, 32, 16)
     num_tiles = triton.cdiv(vocabulary, TILE_TOKENS)
     block_rows = 64 if num_rows <= 64 else 128
     num_row_blocks = triton.cdiv(num_rows, block_rows)

@@ -11,7 +11,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 for name in [name for name in sys.modules if name.startswith(("triton", "dgq.kernels"))]:
     del sys.modules[name]
 
-import pytest  # noqa: E402  (after the variable is set)
+import pytest
 
 
 @pytest.fixture
