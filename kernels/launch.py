@@ -15,7 +15,7 @@ from .errors import KernelError
 try:
     import triton
     import triton.language as tl
-except ImportError:
+except ModuleNotFoundError:
 
     class _Absent:
         """Takes any use as a decorator or an annotation."""

@@ -1,8 +1,12 @@
-"""What all tests share: the size of the sources is printed at the end of each run."""
+"""What all tests share: Triton's interpreter, and the size of the sources at the end of each run."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Kernels are tested without a GPU. It counts when Triton is first imported, by whichever test.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "engine", "pipelines", "worker")
