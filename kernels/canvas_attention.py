@@ -139,6 +139,7 @@ def canvas_attention(
         BLOCK_KEYS=tile.block_keys,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        maxnreg=255,  # all that there are: left alone, ptxas may aim at 128 and spill
     )
     return output
 

@@ -152,10 +152,8 @@ def tile_height(num_slots: int, num_experts: int) -> int:
 
 
 def launch_options(block_rows: int) -> dict[str, int]:
-    """Warps, pipeline stages and, for low tiles, registers: three programs of 168 fill a device."""
-    options = {"num_warps": 8 if block_rows >= 128 else 4, "num_stages": 3}
-    # Unless it is told so, ptxas aims at four programs of 128 and spills on sm_120.
-    return options | {"maxnreg": 168} if block_rows <= 32 else options
+    """Warps and pipeline stages; and all registers, else ptxas may aim at 128 and spill."""
+    return {"num_warps": 8 if block_rows >= 128 else 4, "num_stages": 3, "maxnreg": 255}
 
 
 def _dense(weight: ExpertWeight, expert: int, dtype: torch.dtype) -> Tensor:
