@@ -1,9 +1,12 @@
-"""What all tests share: one thread for torch, and the sources' size at the end of each run."""
+"""What all tests share: one thread for torch, Triton's interpreter, and the sources' size at the end."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+# Kernels are tested without a GPU. It counts when Triton is first imported, by whichever test.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "engine", "pipelines", "worker")
