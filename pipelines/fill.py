@@ -80,6 +80,7 @@ def _question(job: FillJob, slot: str, record: str, context: Context) -> Questio
         max_new_tokens=max(4 * rows, round_up(rule.max_length or 0)),
         expected_tokens=expected,
         judge=_judge(job, slot),
+        decoding=context.decodings.fill,
     )
 
 
