@@ -9,6 +9,9 @@ from dgq.kernels.canvas_attention import Canvases, canvas_attention
 from dgq.kernels.grouped_experts import grouped_experts
 from dgq.kernels.nf4 import NestedScales, Nf4Tensor
 from dgq.kernels.nf4_linear import nf4_linear
+from dgq.kernels.rms_norm import rms_norm
+from dgq.kernels.rotary import rotate
+from dgq.kernels.router import route
 from dgq.kernels.self_conditioning import self_conditioning
 from dgq.kernels.vocabulary_head import VocabularyReadings, read_vocabulary
 
@@ -103,6 +106,23 @@ def attention(rows: int, full: bool) -> Callable[[], object]:
     return call
 
 
+def norm() -> object:
+    """A layer's norm with its residual."""
+    rows = empty(256, HIDDEN)
+    return rms_norm(rows, empty(HIDDEN), 1e-6, rows)
+
+
+def rotation() -> object:
+    """The queries of a full-attention layer."""
+    table = empty(256, FULL_HEAD_SIZE)
+    return rotate(empty(256, QUERY_HEADS, FULL_HEAD_SIZE), table, table)
+
+
+def routing() -> object:
+    """A layer's routing weights."""
+    return route(empty(256, NUM_EXPERTS), empty(NUM_EXPERTS), TOP_K)
+
+
 CASES: dict[str, Callable[[], object]] = {
     "experts nf4 16 rows": experts(16, "nf4"),
     "experts nf4 256 rows": experts(256, "nf4"),
@@ -121,4 +141,7 @@ CASES: dict[str, Callable[[], object]] = {
     "sliding attention 256 rows": attention(256, full=False),
     "sliding attention 2048 rows": attention(2048, full=False),
     "full attention 256 rows": attention(256, full=True),
+    "norm": norm,
+    "rotary": rotation,
+    "router": routing,
 }

@@ -156,46 +156,10 @@ class AttentionTile:
 def choose_tile(head_size: int, num_queries: int, large: bool) -> AttentionTile:
     """By head size and shared memory; tall tiles only where there are enough of them."""
     if head_size > 256:
-        return AttentionTile(64, 32, 8, 2) if large else AttentionTile(32, 16, 4, 2)
+        return AttentionTile(64, 32, 8, 2) if large else AttentionTile(32, 16, 8, 3)
     if large and num_queries >= _MANY_QUERIES:
-        return AttentionTile(128, 64, 8, 2)
-    return AttentionTile(64, 64, 4, 2) if large else AttentionTile(64, 32, 4, 2)
-
-
-@triton.jit
-def _attend(
-    query,
-    output,
-    maximum,
-    total,
-    key_ptr,
-    value_ptr,
-    first,
-    end,
-    key_head,
-    NUM_KEY_HEADS: tl.constexpr,
-    HEAD_SIZE: tl.constexpr,
-    PADDED_HEAD: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-):
-    """Take in the keys and values at first up to end; returns output, maximum and total."""
-    columns = tl.arange(0, PADDED_HEAD)
-    for start in range(first, end, BLOCK_KEYS):
-        places = start + tl.arange(0, BLOCK_KEYS)
-        inside = places < end
-        offsets = (places.to(tl.int64) * NUM_KEY_HEADS + key_head) * HEAD_SIZE
-        mask = inside[:, None] & (columns < HEAD_SIZE)[None, :]
-        key = tl.load(key_ptr + offsets[:, None] + columns[None, :], mask=mask, other=0.0)
-        scores = tl.dot(query, tl.trans(key)) * 1.4426950408889634  # 1 / ln 2: exp2 is native
-        scores = tl.where(inside[None, :], scores, float("-inf"))
-        new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - new_maximum[:, None])
-        fading = tl.exp2(maximum - new_maximum)
-        total = total * fading + tl.sum(weights, axis=1)
-        value = tl.load(value_ptr + offsets[:, None] + columns[None, :], mask=mask, other=0.0)
-        output = tl.dot(weights.to(value.dtype), value, output * fading[:, None])
-        maximum = new_maximum
-    return output, maximum, total
+        return AttentionTile(128, 32, 8, 2)
+    return AttentionTile(64, 64, 8, 2) if large else AttentionTile(64, 32, 8, 2)
 
 
 @triton.jit
@@ -228,13 +192,13 @@ def _attention_kernel(
         return
     key_head = tl.program_id(1)
     queries = tl.arange(0, BLOCK_QUERIES)  # row by row, a row's heads side by side
-    rows = first_row + queries // GROUP
-    held = (rows < end_row) & (queries < BLOCK_ROWS * GROUP)
+    held = queries < (end_row - first_row) * GROUP
     columns = tl.arange(0, PADDED_HEAD)
-    heads = rows.to(tl.int64) * (NUM_KEY_HEADS * GROUP) + key_head * GROUP + queries % GROUP
+    base = (first_row.to(tl.int64) * NUM_KEY_HEADS + key_head) * (GROUP * HEAD_SIZE)
+    heads = queries // GROUP * (NUM_KEY_HEADS * GROUP) + queries % GROUP
     offsets = heads[:, None] * HEAD_SIZE + columns[None, :]
     mask = held[:, None] & (columns < HEAD_SIZE)[None, :]
-    query = tl.load(query_ptr + offsets, mask=mask, other=0.0)
+    query = tl.load(query_ptr + base + offsets, mask=mask, other=0.0)
     output = tl.zeros((BLOCK_QUERIES, PADDED_HEAD), tl.float32)
     maximum = tl.full((BLOCK_QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_QUERIES,), tl.float32)
@@ -242,35 +206,34 @@ def _attention_kernel(
     prefix_end = tl.load(prefix_starts_ptr + canvas) + length
     if SLIDING:
         length = tl.minimum(length, window_prefix)
-    output, maximum, total = _attend(
-        query,
-        output,
-        maximum,
-        total,
-        pool_key_ptr,
-        pool_value_ptr,
-        prefix_end - length,
-        prefix_end,
-        key_head,
-        NUM_KEY_HEADS,
-        HEAD_SIZE,
-        PADDED_HEAD,
-        BLOCK_KEYS,
-    )
-    output, maximum, total = _attend(
-        query,
-        output,
-        maximum,
-        total,
-        key_ptr,
-        value_ptr,
-        tl.load(row_offsets_ptr + canvas),
-        tl.load(row_offsets_ptr + canvas + 1),
-        key_head,
-        NUM_KEY_HEADS,
-        HEAD_SIZE,
-        PADDED_HEAD,
-        BLOCK_KEYS,
-    )
+    canvas_start = tl.load(row_offsets_ptr + canvas)
+    canvas_end = tl.load(row_offsets_ptr + canvas + 1)
+    places = tl.arange(0, BLOCK_KEYS)
+    # 64-bit sums are of scalars only: pointers of a whole tile would take many registers.
+    key_offsets = places[:, None] * (NUM_KEY_HEADS * HEAD_SIZE) + columns[None, :]
+    num_prefix_blocks = (length + BLOCK_KEYS - 1) // BLOCK_KEYS
+    num_blocks = num_prefix_blocks + (canvas_end - canvas_start + BLOCK_KEYS - 1) // BLOCK_KEYS
+    for block in range(0, num_blocks):  # of the prefix first, then of the canvas
+        in_prefix = block < num_prefix_blocks
+        start = tl.where(
+            in_prefix,
+            prefix_end - length + block * BLOCK_KEYS,
+            canvas_start + (block - num_prefix_blocks) * BLOCK_KEYS,
+        )
+        inside = places < tl.where(in_prefix, prefix_end, canvas_end) - start
+        key_base = (start.to(tl.int64) * NUM_KEY_HEADS + key_head) * HEAD_SIZE
+        key_mask = inside[:, None] & (columns < HEAD_SIZE)[None, :]
+        keys = tl.where(in_prefix, pool_key_ptr, key_ptr) + key_base
+        key = tl.load(keys + key_offsets, mask=key_mask, other=0.0)
+        scores = tl.dot(query, tl.trans(key)) * 1.4426950408889634  # 1 / ln 2: exp2 is native
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+        new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - new_maximum[:, None])
+        fading = tl.exp2(maximum - new_maximum)
+        total = total * fading + tl.sum(weights, axis=1)
+        values = tl.where(in_prefix, pool_value_ptr, value_ptr) + key_base
+        value = tl.load(values + key_offsets, mask=key_mask, other=0.0)
+        output = tl.dot(weights.to(value.dtype), value, output * fading[:, None])
+        maximum = new_maximum
     output = output / total[:, None]
-    tl.store(output_ptr + offsets, output.to(output_ptr.dtype.element_ty), mask=mask)
+    tl.store(output_ptr + base + offsets, output.to(output_ptr.dtype.element_ty), mask=mask)
