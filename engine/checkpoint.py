@@ -51,19 +51,13 @@ def load_model(
         )
     model = empty_model(folder, quantization if stored.is_none else stored)
     wanted = _takers(model, dtype, device, from_nf4=not stored.is_none)
-    loaded: set[str] = set()
     own, copies = sort_tensors(folder, wanted)
     for tensor in own:
-        if tensor.name in loaded:
-            raise CheckpointError(f"{tensor.path} holds {tensor.name} a second time; {FETCH}")
         content = tensor.read()
         try:
             wanted[tensor.name](content)
         except CheckpointError as error:
             raise tensor.error(str(error)) from None
-        loaded.add(tensor.name)
-    if missing := sorted(wanted.keys() - loaded):
-        raise CheckpointError(f"{folder} lacks {_some(missing)}; {FETCH}")
     check_copies(own, copies)
     return model.eval().requires_grad_(False)
 
@@ -86,13 +80,15 @@ def sort_tensors(
 ) -> tuple[list[StoredTensor], list[StoredTensor]]:
     """The tensors of a folder that a model wants, by its own names, and the tied copies of such.
 
-    CheckpointError names one that is neither, vision aside.
+    CheckpointError names one that is neither, vision aside, one that comes twice, and what is missing.
     """
-    own: list[StoredTensor] = []
+    own: dict[str, StoredTensor] = {}
     copies: list[StoredTensor] = []
     for tensor in stored_tensors(folder):
+        if tensor.name in own:
+            raise CheckpointError(f"{tensor.path} holds {tensor.name} a second time; {FETCH}")
         if tensor.name in wanted:
-            own.append(tensor)
+            own[tensor.name] = tensor
         elif _original(tensor.name) in wanted:
             copies.append(tensor)
         elif not tensor.name.startswith(_VISION_PREFIXES):
@@ -100,7 +96,9 @@ def sort_tensors(
                 f"{tensor.path} holds {tensor.name}, which a DiffusionGemma of this config.json "
                 "does not have; check that config.json and the weights belong together"
             )
-    return own, copies
+    if missing := sorted(set(wanted) - own.keys()):
+        raise CheckpointError(f"{folder} lacks {_some(missing)}; {FETCH}")
+    return list(own.values()), copies
 
 
 def check_copies(own: list[StoredTensor], copies: list[StoredTensor]) -> None:

@@ -20,6 +20,7 @@ from .faults import error_for
 from .generation_config import read_generation_config
 from .loop import Loop
 from .model import DiffusionGemma
+from .quantization import UNQUANTIZED, Quantization
 from .request import Request, Result, SamplingConfig
 from .stats import EngineStats
 from .tokenizer import Tokenizer
@@ -69,17 +70,20 @@ class Engine:
         *,
         dtype: str = "float32",
         device: str = "cpu",
+        preset: str = UNQUANTIZED.preset,
         config: EngineConfig = DEFAULT_ENGINE_CONFIG,
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
+        preset: what to hold in four bits, see quantization.py; a folder that is quantized stays as
+        it is.
         CheckpointError says what is wrong with the folder, EngineError what is wrong with the
         settings.
         """
         if dtype not in _DTYPES:
             raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
-        model = load_model(path, _DTYPES[dtype], device)
+        model = load_model(path, _DTYPES[dtype], device, Quantization(preset))
         return cls(model, path, config)
 
     @cached_property
