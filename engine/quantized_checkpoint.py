@@ -149,7 +149,7 @@ def _write_weights(groups: Iterator[dict[str, Tensor]], folder: Path) -> int:
         num_bytes += size
         del group
     write()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards):
         final = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
         (folder / _part(number)).rename(folder / final)

@@ -29,12 +29,14 @@ class RunSettings:
     """What holds for all jobs of a run.
 
     ordered: results in input order. seed: for jobs without one of their own. max_attempts:
-    likewise; None takes the checkpoint's.
+    likewise; None takes the checkpoint's. preset, max_memory_bytes: see load_engine.
     """
 
     ordered: bool = False
     seed: int | None = None
     max_attempts: int | None = None
+    preset: str = "bf16"
+    max_memory_bytes: int | None = None
 
 
 def run(
@@ -66,7 +68,9 @@ def results_of(
     options = RunOptions(ordered=settings.ordered)
     jobs = (with_settings(entry, settings) for entry in entries)
     with (
-        load_engine(model_path) as engine,
+        load_engine(
+            model_path, preset=settings.preset, max_memory_bytes=settings.max_memory_bytes
+        ) as engine,
         closing(run_jobs(jobs, engine, options=options)) as results,
     ):
         yield results
