@@ -19,7 +19,9 @@ from .errors import EngineError, RequestError
 from .faults import error_for
 from .generation_config import read_generation_config
 from .loop import Loop
+from .memory_plan import MemoryPlan, plan_for_folder
 from .model import DiffusionGemma
+from .quantization import UNQUANTIZED, Quantization
 from .request import Request, Result, SamplingConfig
 from .stats import EngineStats
 from .tokenizer import Tokenizer
@@ -74,20 +76,41 @@ class Engine:
         *,
         dtype: str = "float32",
         device: str = "cpu",
+        preset: str = UNQUANTIZED.preset,
+        max_memory_bytes: int | None = None,
         config: EngineConfig = DEFAULT_ENGINE_CONFIG,
         trace: Trace = NO_TRACE,
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
+        preset: what to hold in four bits, see quantization.py; a folder that is quantized stays as
+        it is. max_memory_bytes: the engine is made to fit, see memory_plan.py; ``config`` bounds it.
         trace: told of every step, by the engine's thread; to be closed after the engine.
         CheckpointError says what is wrong with the folder, EngineError what is wrong with the
         settings.
         """
-        if dtype not in _DTYPES:
-            raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
-        model = load_model(path, _DTYPES[dtype], device)
+        if max_memory_bytes is not None:
+            config = cls.plan(
+                path, dtype=dtype, preset=preset, max_memory_bytes=max_memory_bytes, config=config
+            ).engine_config
+        model = load_model(path, _torch_dtype(dtype), device, Quantization(preset))
         return cls(model, path, config, trace)
+
+    @staticmethod
+    def plan(
+        model_path: Path | None = None,
+        *,
+        dtype: str = "float32",
+        preset: str = UNQUANTIZED.preset,
+        max_memory_bytes: int,
+        config: EngineConfig = DEFAULT_ENGINE_CONFIG,
+    ) -> MemoryPlan:
+        """How load would spend this memory; reads config.json alone. Raises as load does."""
+        path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
+        return plan_for_folder(
+            path, Quantization(preset), _torch_dtype(dtype), max_memory_bytes, config
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -220,6 +243,12 @@ class Engine:
         for future in futures.values():
             if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
                 future.set_exception(_copy(reason))
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {name!r}")
+    return _DTYPES[name]
 
 
 def _copy(error: EngineError) -> EngineError:

@@ -38,6 +38,8 @@ class RunOptions:
     jobs: str
     out: str
     model_path: Path | None
+    preset: str
+    max_memory_bytes: int | None
     ordered: bool
     resume: bool
     overwrite: bool
@@ -91,6 +93,8 @@ class Run:
             seed=self.options.seed,
             max_attempts=self.options.max_attempts,
             trace_path=self.options.trace_path,
+            preset=self.options.preset,
+            max_memory_bytes=self.options.max_memory_bytes,
         )
         model_path = self.options.model_path or self.settings.model_path
         with DelayedInterrupt() as interrupt, results_of(entries, model_path, run_settings) as rows:

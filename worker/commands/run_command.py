@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from ..guard import guarded
+from .options import quantize_option, vram_option
 
 
 @click.command()
@@ -20,6 +21,8 @@ from ..guard import guarded
     metavar="PATH",
     help="Checkpoint folder in the Hugging Face layout. [default: the shipped dgq-tiny]",
 )
+@quantize_option
+@vram_option
 @click.option("--ordered", is_flag=True, help="Results in input order, not as they finish.")
 @click.option(
     "--resume",
