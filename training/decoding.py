@@ -25,7 +25,7 @@ DECODING: dict[str, dict[str, Any]] = {
         "sampling": {
             "stability_threshold": 0,
             "stop_to_end": True,
-            "max_denoising_steps": 4,
+            "max_denoising_steps": 3,
             "max_rerolls": 0,
         },
     },
