@@ -196,7 +196,8 @@ class LayoutBuilder:
         for position in range(start // READ_TILE * READ_TILE, start + length, READ_TILE):
             begin, end = max(position, start), min(position + READ_TILE, start + length)
             last = -(-end // PAGE_TOKENS)
-            first = max(position - self._window + 1, 0) // PAGE_TOKENS
+            # From where a tile begins: the number of pages, rounded up, is then that of whole tiles.
+            first = max(position - self._window + 1, 0) // READ_TILE * (READ_TILE // PAGE_TOKENS)
             tiles.append(
                 _Tile(
                     first_row=first_row + begin - start,

@@ -1,0 +1,231 @@
+"""Where the rows of a step stand, and who sees whom, against the definition spelled out."""
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dgq.engine.canvas import EngineLimits, Generation, Outcome, Verdict
+from dgq.engine.feedforward import LEAST_ROWS
+from dgq.engine.layout import READ_TILE, LayoutBuilder
+from dgq.engine.pages import PAGE_TOKENS, SCRATCH_PAGE, PagePool
+from dgq.engine.request import Request, SamplingConfig
+from dgq.engine.scheduler import Scheduler
+
+CANVAS_LENGTH = 128
+LIMITS = EngineLimits(
+    1000, CANVAS_LENGTH, 4096, 4096, frozenset({1}), 1, SamplingConfig(max_rerolls=0)
+)
+
+
+class Steps:
+    """Plans and lays out steps; knows by name what each row of the KV pool holds."""
+
+    def __init__(self, texts, window, max_rows=10_000, max_canvases=8, share=False):
+        """texts: (length of the prompt, canvas_length, max_new_tokens) each."""
+        self.window = window
+        self.scheduler = Scheduler(max_canvases, max_rows, PagePool(2000, share=share))
+        self.builder = LayoutBuilder(window, CANVAS_LENGTH, torch.float32, torch.device("cpu"))
+        self.slots = {}
+        self.written = {}
+        for number, (length, width, tokens) in enumerate(texts):
+            prompt = tuple(2 + (number + i) % 900 for i in range(length))
+            request = Request(prompt, tokens, seed=0, canvas_length=width)
+            self.scheduler.add(Generation.begin(number, request, LIMITS))
+
+    def next(self):
+        plan = self.scheduler.schedule()
+        for generation in plan.start:
+            self.slots.setdefault(generation.number, 3 * len(self.slots) + 1)
+            generation.needs_start = False
+        slots = [self.slots[generation.number] for generation in plan.canvases]
+        return plan, self.builder.build(plan, slots), slots
+
+    def finish(self, generation):
+        ids = [9] * generation.width
+        verdict = generation.finish_canvas(Outcome(ids, 1, 0.0, True))
+        self.scheduler.resize(generation)
+        return verdict
+
+    def names(self, plan):
+        """Of the step's rows: (text, place in it), or (text, place of its prefix's end, row)."""
+        owners = {id(g.pages): g.number for g in self.scheduler.running}
+        names = [
+            (owners[id(chunk.pages)], chunk.start + i)
+            for chunk in plan.chunks
+            for i in range(len(chunk.ids))
+        ]
+        for g in plan.canvases:
+            names += [(g.number, g.prefix_length, row) for row in range(g.width)]
+        return names
+
+    def sees(self, name, width, full):
+        """The definition: names of the rows that a row sees."""
+        text, place, *row = name
+        first = 0 if full else max(place - self.window + 1, 0)
+        if not row:
+            return {(text, i) for i in range(first, place + 1)}
+        return {(text, i) for i in range(first, place)} | {
+            (text, place, i) for i in range(width)
+        }
+
+
+def check_step(steps, plan, layout, slots):
+    names = steps.names(plan)
+    assert (layout.num_read, layout.num_canvas) == (plan.num_read_rows, plan.num_canvas_rows)
+    assert layout.num_rows == max(len(names), LEAST_ROWS)
+    assert layout.read_ids.tolist() == [token for chunk in plan.chunks for token in chunk.ids]
+    positions = [place + sum(row) for _, place, *row in names]
+    padding = layout.num_rows - len(names)
+    assert layout.positions.tolist() == positions + [0] * padding
+    kv_rows = layout.kv_rows.tolist()
+    assert kv_rows[len(names) :] == [SCRATCH_PAGE * PAGE_TOKENS] * padding
+    assert len(set(kv_rows[: len(names)])) == len(names)
+    steps.written.update(zip(kv_rows, names, strict=False))
+
+    widths = [g.width for g in plan.canvases]
+    assert layout.slots.tolist() == slots
+    assert layout.canvas_rows.tolist() == [
+        slot * CANVAS_LENGTH + row for slot, width in zip(slots, widths, strict=True)
+        for row in range(width)
+    ]  # fmt: skip
+    assert layout.grid.tolist() == [
+        i * CANVAS_LENGTH + row for i, width in enumerate(widths) for row in range(width)
+    ]
+
+    width_of = {g.number: g.width for g in plan.canvases}
+    shapes = {}
+    for bucket in layout.buckets:
+        valid = range(len(bucket.rows)) if bucket.valid is None else bucket.valid.tolist()
+        num_rows = len(bucket.rows) // bucket.num_tiles
+        for place in valid:
+            tile, row = divmod(place, num_rows)
+            name = names[bucket.rows[place]]
+            assert name not in shapes  # each row is attended once
+            shapes[name] = [num_rows]
+            for full, keys in ((True, bucket.full), (False, bucket.sliding)):
+                mask = keys.mask[tile, 0]
+                mask = mask[row if len(mask) > 1 else 0]
+                assert set(mask.tolist()) <= {0.0, -torch.inf}
+                pages = keys.pages.view(bucket.num_tiles, -1)[tile].tolist()
+                places = [page * PAGE_TOKENS + i for page in pages for i in range(PAGE_TOKENS)]
+                seen = [
+                    steps.written.get(key)
+                    for key, value in zip(places, mask.tolist(), strict=True)
+                    if value == 0.0
+                ]
+                assert len(seen) == len(set(seen))
+                assert set(seen) == steps.sees(name, width_of.get(name[0]), full), (name, full)
+                shapes[name].append(len(pages))
+    assert set(shapes) == set(names)
+    return shapes
+
+
+def run(steps, check=check_step):
+    """To the end, one canvas leaving after each step; the shapes in which each row was attended."""
+    shapes, leaves = {}, 0
+    while not steps.scheduler.is_idle:
+        plan, layout, slots = steps.next()
+        for name, shape in check(steps, plan, layout, slots).items():
+            assert shapes.setdefault(name, shape) == shape  # the same in every step
+        if plan.canvases:
+            leaves += 1
+            steps.finish(plan.canvases[leaves % len(plan.canvases)])
+    return shapes
+
+
+TEXTS = st.lists(
+    st.tuples(st.integers(1, 150), st.integers(1, 8).map(lambda n: 16 * n), st.integers(1, 300)),
+    min_size=1,
+    max_size=5,
+)
+WINDOWS = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 40, 48, 64, 100, 1024])
+
+
+@settings(max_examples=40, deadline=None)
+@given(TEXTS, WINDOWS, st.sampled_from([128, 200, 10_000]))
+@example([(15, 16, 16), (16, 16, 16), (17, 16, 16), (31, 32, 64), (33, 128, 130)], 16, 128)
+def test_every_row_sees_what_it_should_and_nothing_else(texts, window, max_rows):
+    run(Steps(texts, window, max_rows))
+
+
+@settings(max_examples=20, deadline=None)
+@given(TEXTS, WINDOWS)
+@example([(150, 16, 16), (100, 16, 100)], 48)
+def test_shapes_do_not_depend_on_company(texts, window):
+    """In parts or whole, alone or together: each row is computed in the same shapes."""
+    together = run(Steps(texts, window))
+    alone = run(Steps(texts, window, max_rows=144, max_canvases=1))
+    for name, shape in alone.items():
+        assert together[name] == shape, name
+
+
+def test_the_last_layout_is_kept_while_nothing_changes():
+    steps = Steps([(20, 16, 16), (30, 32, 100)], window=16)
+    _, first, _ = steps.next()
+    _, second, _ = steps.next()
+    assert second is not first and second.num_read == 0
+    plan, third, _ = steps.next()
+    assert third is second
+    assert steps.finish(plan.canvases[1]) is Verdict.COMMIT
+    plan, fourth, slots = steps.next()
+    assert fourth is not third
+    steps.written = dict.fromkeys(range(40_000))
+    assert (fourth.num_read, fourth.num_canvas) == (32, 48)
+    _, fifth, _ = steps.next()
+    assert fifth is not third and fifth.num_canvas == 48
+
+
+def test_few_rows_are_padded_and_padding_touches_nobodys_memory():
+    steps = Steps([(3, 16, 16)], window=16, max_rows=10_000)
+    plan, layout, slots = steps.next()
+    check_step(steps, plan, layout, slots)
+    steps = Steps([(40, 16, 16)], window=16, max_rows=16)
+    plan, layout, slots = steps.next()
+    assert layout.num_canvas == 0 and layout.num_rows == LEAST_ROWS == 16
+    steps = Steps([(3, 16, 16), (500, 16, 16)], window=16, max_rows=16)
+    run(steps)
+
+
+def test_pinned_rows_are_told_from_free_ones():
+    steps = Steps([], window=16)
+    for number, pins in enumerate([(), ((0, 5), (31, 6)), ((7, 5),)]):
+        request = Request((5,), 32, seed=0, canvas_length=32, pins=pins)
+        steps.scheduler.add(Generation.begin(number, request, LIMITS))
+    _, layout, _ = steps.next()
+    assert layout.pinned.tolist() == [32, 63, 64 + 7]
+    assert sorted(layout.pinned.tolist() + layout.free.tolist()) == list(range(96))
+    assert Steps([(3, 16, 16)], window=16).next()[1].free is None
+
+
+def test_canvases_of_like_width_share_a_bucket():
+    steps = Steps([(5, 80, 80), (6, 96, 96), (7, 112, 112), (8, 16, 16), (9, 16, 16)], 1024)
+    steps.next()
+    _, layout, _ = steps.next()
+    assert sorted((b.num_tiles, len(b.rows) // b.num_tiles) for b in layout.buckets) == [
+        (2, 16),
+        (3, 128),
+    ]
+
+
+@pytest.mark.parametrize("length", [READ_TILE - 1, READ_TILE, READ_TILE + 1])
+def test_a_text_is_cut_at_multiples_of_the_tile(length):
+    steps = Steps([(length, 16, 16)], window=16)
+    _, layout, _ = steps.next()
+    text = [b for b in layout.buckets if b.full.mask.shape[2] > 1]
+    assert sum(b.num_tiles for b in text) == -(-length // READ_TILE)
+
+
+def test_who_shares_a_beginning_sees_the_pages_of_who_read_it():
+    steps = Steps([], window=16, share=True)
+    prompt = tuple(range(2, 52))
+    for number, end in enumerate([(), (7, 7)]):
+        request = Request(prompt + end, 16, seed=0, canvas_length=16)
+        steps.scheduler.add(Generation.begin(number, request, LIMITS))
+    plan, layout, _ = steps.next()
+    first, second = plan.canvases
+    assert first.pages[:3] == second.pages[:3] and first.pages[3] != second.pages[3]
+    assert [(chunk.start, len(chunk.ids)) for chunk in plan.chunks] == [(0, 50), (48, 4)]
+    canvases = next(b for b in layout.buckets if b.full.mask.shape[2] == 1)
+    pages = canvases.full.pages.view(2, -1)
+    assert torch.equal(pages[0, :3], pages[1, :3])
