@@ -5,69 +5,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dgq.engine.canvas import EngineLimits, Generation, Outcome, Verdict
+from dgq.engine.canvas import Generation, Verdict
 from dgq.engine.feedforward import LEAST_ROWS
-from dgq.engine.layout import READ_TILE, LayoutBuilder
-from dgq.engine.pages import PAGE_TOKENS, SCRATCH_PAGE, PagePool
-from dgq.engine.request import Request, SamplingConfig
-from dgq.engine.scheduler import Scheduler
+from dgq.engine.layout import READ_TILE
+from dgq.engine.pages import PAGE_TOKENS, SCRATCH_PAGE
+from dgq.engine.request import Request
 
-CANVAS_LENGTH = 128
-LIMITS = EngineLimits(
-    1000, CANVAS_LENGTH, 4096, 4096, frozenset({1}), 1, SamplingConfig(max_rerolls=0)
-)
-
-
-class Steps:
-    """Plans and lays out steps; knows by name what each row of the KV pool holds."""
-
-    def __init__(self, texts, window, max_rows=10_000, max_canvases=8, share=False):
-        """texts: (length of the prompt, canvas_length, max_new_tokens) each."""
-        self.window = window
-        self.scheduler = Scheduler(max_canvases, max_rows, PagePool(2000, share=share))
-        self.builder = LayoutBuilder(window, CANVAS_LENGTH, torch.float32, torch.device("cpu"))
-        self.slots = {}
-        self.written = {}
-        for number, (length, width, tokens) in enumerate(texts):
-            prompt = tuple(2 + (number + i) % 900 for i in range(length))
-            request = Request(prompt, tokens, seed=0, canvas_length=width)
-            self.scheduler.add(Generation.begin(number, request, LIMITS))
-
-    def next(self):
-        plan = self.scheduler.schedule()
-        for generation in plan.start:
-            self.slots.setdefault(generation.number, 3 * len(self.slots) + 1)
-            generation.needs_start = False
-        slots = [self.slots[generation.number] for generation in plan.canvases]
-        return plan, self.builder.build(plan, slots), slots
-
-    def finish(self, generation):
-        ids = [9] * generation.width
-        verdict = generation.finish_canvas(Outcome(ids, 1, 0.0, True))
-        self.scheduler.resize(generation)
-        return verdict
-
-    def names(self, plan):
-        """Of the step's rows: (text, place in it), or (text, place of its prefix's end, row)."""
-        owners = {id(g.pages): g.number for g in self.scheduler.running}
-        names = [
-            (owners[id(chunk.pages)], chunk.start + i)
-            for chunk in plan.chunks
-            for i in range(len(chunk.ids))
-        ]
-        for g in plan.canvases:
-            names += [(g.number, g.prefix_length, row) for row in range(g.width)]
-        return names
-
-    def sees(self, name, width, full):
-        """The definition: names of the rows that a row sees."""
-        text, place, *row = name
-        first = 0 if full else max(place - self.window + 1, 0)
-        if not row:
-            return {(text, i) for i in range(first, place + 1)}
-        return {(text, i) for i in range(first, place)} | {
-            (text, place, i) for i in range(width)
-        }
+from .steps import CANVAS_LENGTH, LIMITS, Steps
 
 
 def check_step(steps, plan, layout, slots):
@@ -142,14 +86,14 @@ TEXTS = st.lists(
 WINDOWS = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 40, 48, 64, 100, 1024])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(TEXTS, WINDOWS, st.sampled_from([128, 200, 10_000]))
 @example([(15, 16, 16), (16, 16, 16), (17, 16, 16), (31, 32, 64), (33, 128, 130)], 16, 128)
 def test_every_row_sees_what_it_should_and_nothing_else(texts, window, max_rows):
     run(Steps(texts, window, max_rows))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(TEXTS, WINDOWS)
 @example([(150, 16, 16), (100, 16, 100)], 48)
 def test_shapes_do_not_depend_on_company(texts, window):
