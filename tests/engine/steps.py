@@ -61,6 +61,4 @@ class Steps:
         first = 0 if full else max(place - self.window + 1, 0)
         if not row:
             return {(text, i) for i in range(first, place + 1)}
-        return {(text, i) for i in range(first, place)} | {
-            (text, place, i) for i in range(width)
-        }
+        return {(text, i) for i in range(first, place)} | {(text, place, i) for i in range(width)}

@@ -185,7 +185,9 @@ def test_pins_are_in_place_and_all_rows_come_back():
 
 
 def test_pins_that_never_settle():
-    generation = begin(max_new_tokens=64, pins=((0, 50),), sampling=replace(SAMPLING, max_rerolls=1))
+    generation = begin(
+        max_new_tokens=64, pins=((0, 50),), sampling=replace(SAMPLING, max_rerolls=1)
+    )
     ids = [50, EOS, *[8] * 62]
     assert finish(generation, ids, 0.3, converged=False) is Verdict.REROLL
     assert generation.pinned() == ((0, 50),)

@@ -14,10 +14,19 @@ from dgq.engine.draws import Purpose, canvas_key, draw_bits, to_tokens, to_unifo
 from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import CheckpointError, EngineError, RequestError
+from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request
 from dgq.engine.sampler import InverseCdf
 
-from .conftest import CANVAS_LENGTH, EOS_IDS, SAMPLING, VOCAB_SIZE, requests, text_of
+from .conftest import (
+    CANVAS_LENGTH,
+    EOS_IDS,
+    SAMPLING,
+    VOCAB_SIZE,
+    requests,
+    save_checkpoint,
+    text_of,
+)
 
 
 def load(checkpoint, max_canvases, max_rows, **config):
@@ -493,3 +502,26 @@ def test_a_request_with_no_room_in_the_pool_is_told_so(calm_checkpoint):
         with pytest.raises(RequestError, match="the KV pool has 128: raise max_kv_tokens"):
             engine.submit(Request((5,) * 97, 32, seed=0)).result()
         assert good.result(timeout=60).num_canvases == 1
+
+
+def test_a_prompt_of_4000_tokens_beside_short_ones(tmp_path, monkeypatch):
+    """It is read in parts beside the others' steps; they go on, and nobody's result changes."""
+    folder = save_checkpoint(
+        tmp_path, embedding_scale=1.5, branch_scale=0.2, max_position_embeddings=8192
+    )
+    long = Request(tuple(3 + (7 * i) % 190 for i in range(4000)), 32, seed=9, sampling=SAMPLING)
+    order = []
+    with load(folder, max_canvases=8, max_rows=512) as engine:
+        steps = count_rows(engine, monkeypatch)
+        futures = [engine.submit(long)] + [engine.submit(request) for request in requests()]
+        for number, future in enumerate(futures):
+            future.add_done_callback(lambda _, number=number: order.append(number))
+        together = [text_of(future.result(timeout=120)) for future in futures]
+        reading = [step for step in steps if step[0] > 200]
+        assert max(read for read, _, _ in steps) < 512 + PAGE_TOKENS
+        assert sum(canvas > 0 for _, canvas, _ in reading) >= 4
+        assert len(reading) >= 8
+        monkeypatch.undo()
+        alone = [text_of(engine.submit(request).result()) for request in (long, requests()[0])]
+    assert together[:2] == alone
+    assert sorted(order) == list(range(25))

@@ -79,7 +79,16 @@ def test_a_smaller_device_gives_the_same_results(calm_checkpoint, undisturbed, c
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     "place",
-    ["prepare", "run", "_table.start", "_layouts.build", "_forward", "_denoise", "_read", "_outcomes"],
+    [
+        "prepare",
+        "run",
+        "_table.start",
+        "_layouts.build",
+        "_forward",
+        "_denoise",
+        "_read",
+        "_outcomes",
+    ],
 )
 def test_wherever_memory_runs_out(calm_checkpoint, undisturbed, place, after):
     """Every fifth call fails while several are in flight, before or after its work is done."""
