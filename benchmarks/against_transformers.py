@@ -17,20 +17,18 @@ against the mean of the two.
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from dgq.engine.engine import Engine
-from dgq.engine.request import Request, Result
 from dgq.pipelines.decoding import Decoding, Decodings, load_decoding
 from dgq.pipelines.run import RunOptions
 from training.evaluate import FAMILIES
 
 from .measuring import Figures, JobSet, mixed_jobs, run_set
 from .reference_engine import EXPERTS, ReferenceEngine, Setting, load_reference
-from .wrapped_engine import WrappedEngine
+from .wrapped_engine import RecordingEngine
 
 BATCH_SIZES = (1, 4, 16)
 SLOW = 3.0
@@ -145,20 +143,11 @@ class Bench:
 
     def width_needed(self, family: str, way: str) -> int:
         """Rows of the widest canvas that a family's requests ask for."""
-        engine = WidestRequest(self._engine)
+        engine = RecordingEngine(self._engine)
         decodings = decodings_for(self._decodings, {family: way})
         run_set(self.jobs_of([family]), engine, RunOptions(decodings=decodings))
-        return engine.widest
-
-
-class WidestRequest(WrappedEngine):
-    """Notes the widest canvas that is asked for."""
-
-    widest = 0
-
-    def submit(self, request: Request) -> Future[Result]:
-        self.widest = max(self.widest, request.canvas_length or self.canvas_length)
-        return self.engine.submit(request)
+        widths = [request.canvas_length for request in engine.requests.values()]
+        return max(width or engine.canvas_length for width in widths)
 
 
 def decodings_for(decodings: Decodings, ways: dict[str, str]) -> Decodings:

@@ -36,7 +36,7 @@ from dgq.pipelines.run import run_jobs
 from training.checkpoint import CONFIG
 from training.evaluate import FAMILIES, as_lines, evaluate, held_out_jobs
 
-from .against_transformers import RecordingEngine
+from .wrapped_engine import RecordingEngine
 
 FORMATS = {
     "bf16": Quantization(),

@@ -1,4 +1,4 @@
-"""Engines in front of the engine, that take away one thing that it does."""
+"""Engines in front of the engine, that note what it is asked or take away one thing that it does."""
 
 import threading
 from collections.abc import Callable
@@ -23,6 +23,18 @@ class WrappedEngine:
 
     def submit(self, request: Request) -> Future[Result]:
         """As Engine.submit."""
+        return self.engine.submit(request)
+
+
+class RecordingEngine(WrappedEngine):
+    """Keeps the first request of each prompt."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.requests: dict[tuple[int, ...], Request] = {}
+
+    def submit(self, request: Request) -> Future[Result]:
+        self.requests.setdefault(request.prompt_ids, request)
         return self.engine.submit(request)
 
 
