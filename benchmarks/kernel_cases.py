@@ -98,10 +98,12 @@ def attention(rows: int, full: bool) -> Callable[[], object]:
 
     def call() -> object:
         num_canvases = rows // 256
-        places = (empty(size, dtype=torch.int32) for size in (num_canvases + 1, *[num_canvases] * 2))
+        numbers = empty(num_canvases, dtype=torch.int32)
+        canvases = Canvases(empty(num_canvases + 1, dtype=torch.int32), numbers, numbers)
+        own, pool = empty(rows, heads, size), empty(65536, heads, size)
         query = empty(rows, QUERY_HEADS, size)
-        keys = (empty(num, heads, size) for num in (rows, rows, 65536, 65536))
-        return canvas_attention(query, *keys, Canvases(*places), None if full else WINDOW)
+        window = None if full else WINDOW
+        return canvas_attention(query, own, own, pool, pool, canvases, window)
 
     return call
 

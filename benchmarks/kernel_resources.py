@@ -1,13 +1,13 @@
 """What each kernel takes of a GPU, found by compiling it: no GPU is needed.
 
-    python -m benchmarks.kernel_resources [--target 90] [--kernel NAME] [--json]
+    python -m benchmarks.kernel_resources [--target 90] [--case NAME] [--json]
 
 Every kernel is launched through its own launcher on tensors of the real model's shapes that hold no
 memory (torch's meta device); the launch is caught and compiled for sm_89, sm_90 and sm_120. So the
 tile sizes, warps and stages are those of a run. The table gives registers per thread, bytes spilled to
 local memory, shared memory per block, the blocks that fit on one multiprocessor by these (an upper
-bound: the hardware has more limits), and the matrix instructions in the machine code: HGMMA is
-Hopper's wgmma, HMMA the older mma. The last line is one JSON document.
+bound: the hardware has more limits), and the matrix instructions in the code. The last line is one JSON
+document.
 """
 
 import argparse
@@ -15,17 +15,17 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
@@ -74,8 +74,8 @@ class Resources:
     spilled_bytes: int
     shared_bytes: int
     blocks: int
-    hgmma: int
-    hmma: int
+    wgmma: int
+    mma: int
 
     @property
     def occupancy(self) -> float:
@@ -102,20 +102,19 @@ def caught_launches(large_tiles: bool) -> Iterator[list[Launch]]:
         options = {name: kwargs.pop(name) for name in list(kwargs) if name not in names}
         launches.append(Launch(kernel, dict(zip(names, args, strict=False)) | kwargs, options))
 
-    run, has_large_tiles = JITFunction.run, launch.has_large_tiles
-    JITFunction.run, launch.has_large_tiles = catch, lambda _: large_tiles
-    try:
+    with (
+        mock.patch.object(JITFunction, "run", catch),
+        mock.patch.object(launch, "has_large_tiles", lambda tensor: large_tiles),
+    ):
         yield launches
-    finally:
-        JITFunction.run, launch.has_large_tiles = run, has_large_tiles
 
 
 def source(launched: Launch) -> ASTSource:
-    """As Triton's own launch would specialise it: sizes divisible by 16 are marked so."""
+    """As Triton's own launch would specialise it: by ones, and by divisibility by 16."""
     signature, constants, attributes = {}, {}, {}
     for position, parameter in enumerate(launched.kernel.params):
         value = launched.arguments[parameter.name]
-        if parameter.is_constexpr:
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
         elif isinstance(value, Tensor):
@@ -139,9 +138,7 @@ def compiled(case: str, launched: Launch, target: int) -> Resources:
         file.write(binary.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "--dump-resource-usage", file.name)
-        code = _run("cuobjdump", "--dump-sass", file.name)
-    registers = int(re.search(r"REG:(\d+)", usage)[1])
-    spilled = int(re.search(r"STACK:(\d+)", usage)[1])
+    registers, spilled = (int(re.findall(rf"{name}:(\d+)", usage)[0]) for name in ("REG", "STACK"))
     warps, shared = binary.metadata.num_warps, binary.metadata.shared
     limits = TARGETS[target]
     per_warp = -(-registers * 32 // 256) * 256
@@ -155,13 +152,13 @@ def compiled(case: str, launched: Launch, target: int) -> Resources:
         launched.kernel.__name__.strip("_"),
         target,
         warps,
-        launched.options.get("num_stages", CUDABackend(GPUTarget("cuda", target, 32)).parse_options({}).num_stages),
+        binary.metadata.num_stages,
         registers,
         spilled,
         shared,
         blocks,
-        len(re.findall(r"\bHGMMA", code)),
-        len(re.findall(r"\bHMMA", code)),
+        binary.asm["ptx"].count("wgmma.mma_async"),
+        binary.asm["ptx"].count("mma.sync.aligned"),
     )
 
 
@@ -171,13 +168,15 @@ def _run(tool: str, *arguments: str) -> str:
     ).stdout
 
 
-def measure(target: int, wanted: str = "") -> Iterator[Resources]:
-    """Every kernel of every case whose name holds the word; a kernel seen before is left out."""
+def measure(target: int, wanted: Sequence[str]) -> Iterator[Resources]:
+    """Every kernel of every case whose name holds one of the words; each kernel once."""
     seen = set()
     for case, call in CASES.items():
-        if wanted not in case:
+        if not any(word in case for word in wanted):
             continue
-        with caught_launches(large_tiles=TARGETS[target].shared_bytes_per_block > 160 * 1024) as launches:
+        with caught_launches(
+            large_tiles=TARGETS[target].shared_bytes_per_block > 160 * 1024
+        ) as launches:
             call()
         for launched in launches:
             key = (launched.kernel, repr(source(launched).constants))
@@ -189,19 +188,21 @@ def measure(target: int, wanted: str = "") -> Iterator[Resources]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=int, choices=TARGETS, action="append", help="default: all")
-    parser.add_argument("--kernel", default="", help="only cases whose name holds this")
+    parser.add_argument("--case", action="append", help="only cases whose name holds this")
     parser.add_argument("--json", action="store_true", help="no table, only the JSON line")
     arguments = parser.parse_args()
     rows = [
         resources
         for target in arguments.target or TARGETS
-        for resources in measure(target, arguments.kernel)
+        for resources in measure(target, arguments.case or [""])
     ]
     if not arguments.json:
-        print("| case | kernel | sm | warps | stages | registers | spilled | shared KB | blocks | occupancy | matrix |")
+        print(
+            "| case | kernel | sm | warps | stages | registers | spilled | shared KB | blocks | occupancy | matrix |"
+        )
         print("| --- " * 11 + "|")
         for row in rows:
-            matrix = f"HGMMA {row.hgmma}" if row.hgmma else f"HMMA {row.hmma}" if row.hmma else ""
+            matrix = f"wgmma {row.wgmma}" if row.wgmma else f"mma {row.mma}" if row.mma else ""
             print(
                 f"| {row.case} | {row.kernel} | {row.target} | {row.warps} | {row.stages}"
                 f" | {row.registers} | {row.spilled_bytes} | {row.shared_bytes / 1024:.1f}"

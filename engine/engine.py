@@ -25,6 +25,7 @@ from .quantization import UNQUANTIZED, Quantization
 from .request import Request, Result, SamplingConfig
 from .stats import EngineStats
 from .tokenizer import Tokenizer
+from .trace import NO_TRACE, Trace
 
 DEFAULT_MODEL_PATH = Path(__file__).parent / "dgq-tiny"
 
@@ -35,7 +36,11 @@ class Engine:
     """Generates text with one checkpoint. Use Engine.load, and close it or use it in a ``with``."""
 
     def __init__(
-        self, model: DiffusionGemma, model_path: Path, engine_config: EngineConfig
+        self,
+        model: DiffusionGemma,
+        model_path: Path,
+        engine_config: EngineConfig,
+        trace: Trace = NO_TRACE,
     ) -> None:
         """Take a loaded model; EngineError if its canvas is wider than the row budget."""
         config, generation = model.config, read_generation_config(model_path)
@@ -55,7 +60,7 @@ class Engine:
             sampling=generation.sampling,
         )
         self._max_in_flight = 2 * engine_config.max_canvases
-        self._loop = Loop(model, engine_config, self._may_start)
+        self._loop = Loop(model, engine_config, self._may_start, trace)
         self._futures: dict[int, Future[Result]] = {}
         self._numbers = count()
         self._inbox: list[Generation] = []
@@ -74,11 +79,13 @@ class Engine:
         preset: str = UNQUANTIZED.preset,
         max_memory_bytes: int | None = None,
         config: EngineConfig = DEFAULT_ENGINE_CONFIG,
+        trace: Trace = NO_TRACE,
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
         preset: what to hold in four bits, see quantization.py; a folder that is quantized stays as
         it is. max_memory_bytes: the engine is made to fit, see memory_plan.py; ``config`` bounds it.
+        trace: told of every step, by the engine's thread; to be closed after the engine.
         CheckpointError says what is wrong with the folder, EngineError what is wrong with the
         settings.
         """
@@ -88,7 +95,7 @@ class Engine:
                 path, dtype=dtype, preset=preset, max_memory_bytes=max_memory_bytes, config=config
             ).engine_config
         model = load_model(path, _torch_dtype(dtype), device, Quantization(preset))
-        return cls(model, path, config)
+        return cls(model, path, config, trace)
 
     @staticmethod
     def plan(

@@ -139,6 +139,7 @@ def canvas_attention(
         BLOCK_KEYS=tile.block_keys,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        maxnreg=255,  # all that there are: left alone, ptxas may aim at 128 and spill
     )
     return output
 
@@ -213,7 +214,7 @@ def _attention_kernel(
     key_offsets = places[:, None] * (NUM_KEY_HEADS * HEAD_SIZE) + columns[None, :]
     num_prefix_blocks = (length + BLOCK_KEYS - 1) // BLOCK_KEYS
     num_blocks = num_prefix_blocks + (canvas_end - canvas_start + BLOCK_KEYS - 1) // BLOCK_KEYS
-    for block in range(0, num_blocks):  # of the prefix first, then of the canvas
+    for block in range(num_blocks):  # of the prefix first, then of the canvas
         in_prefix = block < num_prefix_blocks
         start = tl.where(
             in_prefix,

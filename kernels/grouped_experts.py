@@ -82,12 +82,9 @@ def grouped_experts(
         f"grouped_experts: gate_up_proj {tuple(gate_up_proj.shape)} does not go with"
         f" down_proj {tuple(down_proj.shape)} and rows of {hidden_size}",
     )
-    block_hidden = largest_divisor(hidden_size, 64, 32, 16)
-    block_inner = largest_divisor(inner_size, 64, 32, 16)
-    check(
-        block_hidden is not None and block_inner is not None,
-        f"grouped_experts: sizes {hidden_size} and {inner_size}; it serves multiples of 16",
-    )
+    block_hidden = largest_divisor("grouped_experts", hidden_size, 64, 32, 16)
+    block_inner = largest_divisor("grouped_experts", inner_size, 64, 32, 16)
+    block_outputs = largest_divisor("grouped_experts", hidden_size, 128, 64, 32, 16)
     num_slots = num_rows * top_k
     block_rows = block_rows or tile_height(num_slots, num_experts)
     rows = sort_by_expert(experts, num_experts)
@@ -113,7 +110,6 @@ def grouped_experts(
         **gate_up_flags,
         **launch_options(block_rows),
     )
-    block_outputs = largest_divisor(hidden_size, 128, 64, 32, 16)
     outputs = x.new_empty(num_slots, hidden_size)
     _down_kernel[(num_tiles * (hidden_size // block_outputs),)](
         inner,
@@ -151,13 +147,13 @@ def grouped_experts(
 def tile_height(num_slots: int, num_experts: int) -> int:
     """Rows of a tile: the power of two that holds an expert's mean rows, half of them more."""
     mean = num_slots / num_experts
-    return min(max(16, triton.next_power_of_2(math.ceil(1.5 * mean))), _LARGEST_BLOCK_ROWS)
+    wanted: int = triton.next_power_of_2(math.ceil(1.5 * mean))
+    return min(max(16, wanted), _LARGEST_BLOCK_ROWS)
 
 
 def launch_options(block_rows: int) -> dict[str, int]:
-    """Warps and pipeline stages for a tile height."""
-    large = block_rows >= 128
-    return {"num_warps": 8 if large else 4, "num_stages": 3 if large else 4}
+    """Warps and pipeline stages; and all registers, else ptxas may aim at 128 and spill."""
+    return {"num_warps": 8 if block_rows >= 128 else 4, "num_stages": 3, "maxnreg": 255}
 
 
 def _dense(weight: ExpertWeight, expert: int, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ from .errors import KernelError
 try:
     import triton
     import triton.language as tl
-except ImportError:
+except ModuleNotFoundError:
 
     class _Absent:
         """Takes any use as a decorator or an annotation."""
@@ -31,8 +31,18 @@ except ImportError:
 else:
     HAS_TRITON = True
 
-ROOMY_SHARED_BYTES = 160 * 1024
-"""Devices above this hold large tiles: 227 KB per block on sm_90, 163 KB on sm_80; 99 KB on 89, 120."""
+__all__ = [
+    "HAS_TRITON",
+    "check",
+    "check_inputs",
+    "has_large_tiles",
+    "largest_divisor",
+    "tl",
+    "triton",
+]
+
+LARGE_TILE_ARCHITECTURES = (9, 10)
+"""Compute capabilities with 227 KB of shared memory for a block; the others have 99 to 163 KB."""
 
 
 def check(holds: bool, message: str) -> None:
@@ -53,10 +63,12 @@ def has_large_tiles(tensor: Tensor) -> bool:
     """Whether the tensor's device has the shared memory for the large tiles."""
     if tensor.device.type != "cuda":
         return False
-    properties = torch.cuda.get_device_properties(tensor.device)
-    return properties.shared_memory_per_block_optin >= ROOMY_SHARED_BYTES
+    return torch.cuda.get_device_capability(tensor.device)[0] in LARGE_TILE_ARCHITECTURES
 
 
-def largest_divisor(size: int, *candidates: int) -> int | None:
-    """The first of the candidates that divides the size."""
-    return next((candidate for candidate in candidates if size % candidate == 0), None)
+def largest_divisor(name: str, size: int, *candidates: int) -> int:
+    """The first of the falling candidates that divides the size. KernelError if none does."""
+    for candidate in candidates:
+        if size % candidate == 0:
+            return candidate
+    raise KernelError(f"{name}: a size of {size}; it serves multiples of {candidates[-1]}")

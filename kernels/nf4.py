@@ -141,7 +141,7 @@ def dequantize(weight: Nf4Tensor, dtype: torch.dtype) -> Tensor:
     packed = weight.packed.int()
     indices = torch.stack([packed >> 4, packed & 15], dim=-1).flatten(-2)
     values = codebook(packed.device)[indices].unflatten(-1, (-1, BLOCK_SIZE))
-    return (values * weight.scales()[..., None]).flatten(-2).to(dtype)
+    return torch.mul(values, weight.scales()[..., None]).flatten(-2).to(dtype)
 
 
 def _nearest(values: Tensor, code: Tensor, block_size: int) -> tuple[Tensor, Tensor]:

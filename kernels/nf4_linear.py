@@ -10,7 +10,6 @@ The product is computed transposed, as in grouped_experts.py and for the same re
 Source for the crossover's place: bitsandbytes 0.50 switches between 16 and 64 rows on sm_90.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,11 +38,7 @@ def nf4_linear(x: Tensor, weight: Nf4Tensor, crossover_rows: int = CROSSOVER_ROW
         f"nf4_linear: a weight of shape {tuple(weight.shape)} for rows of {depth}",
     )
     num_outputs = weight.shape[0]
-    block_outputs = largest_divisor(num_outputs, 64, 32, 16)
-    check(
-        block_outputs is not None,
-        f"nf4_linear: {num_outputs} outputs; it serves multiples of 16",
-    )
+    block_outputs = largest_divisor("nf4_linear", num_outputs, 64, 32, 16)
     if num_rows > crossover_rows:
         dense = x.new_empty(num_outputs, depth)
         _dequantize_kernel[(num_outputs // block_outputs, depth // BLOCK_SIZE)](

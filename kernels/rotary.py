@@ -74,6 +74,4 @@ def _rotate_kernel(
     sin = tl.load(sin_ptr + row * HEAD_SIZE + pairs, mask=real, other=0.0).to(tl.float32)[None, :]
     dtype = y_ptr.dtype.element_ty
     tl.store(y_ptr + places, (first * cos - second * sin).to(dtype), mask=mask)
-    tl.store(
-        y_ptr + places + HEAD_SIZE // 2, (second * cos + first * sin).to(dtype), mask=mask
-    )
+    tl.store(y_ptr + places + HEAD_SIZE // 2, (second * cos + first * sin).to(dtype), mask=mask)

@@ -23,6 +23,9 @@ MAX_EXPERTS = 256
 
 _BLOCK_SLOTS = 128
 
+_PART_SLOTS = 16
+"""Slots whose ranks are found at a time: more would not fit in registers."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertRows:
@@ -74,28 +77,32 @@ def sort_by_expert(experts: Tensor, num_experts: int) -> ExpertRows:
         num_experts,
         padded,
         _BLOCK_SLOTS,
+        _PART_SLOTS,
         num_warps=8,
     )
     return ExpertRows(order, offsets)
 
 
 @triton.jit
-def _one_hot(
-    experts_ptr, block, num_slots, NUM_EXPERTS, PADDED: tl.constexpr, BLOCK_SLOTS: tl.constexpr
-):
-    """The block's slots [BLOCK_SLOTS], and int32 [BLOCK_SLOTS, PADDED], 1 at a slot's expert."""
-    slots = block * BLOCK_SLOTS + tl.arange(0, BLOCK_SLOTS)
+def _one_hot(experts_ptr, slots, num_slots, NUM_EXPERTS: tl.constexpr, PADDED: tl.constexpr):
+    """int32 [slots, PADDED], 1 at a slot's expert."""
     experts = tl.load(experts_ptr + slots, mask=slots < num_slots, other=NUM_EXPERTS).to(tl.int32)
     chosen = (experts[:, None] == tl.arange(0, PADDED)[None, :]) & (experts < NUM_EXPERTS)[:, None]
-    return slots, chosen.to(tl.int32)
+    return chosen.to(tl.int32)
 
 
 @triton.jit
 def _count_kernel(
-    experts_ptr, counts_ptr, num_slots, NUM_EXPERTS: tl.constexpr, PADDED: tl.constexpr, BLOCK_SLOTS: tl.constexpr
+    experts_ptr,
+    counts_ptr,
+    num_slots,
+    NUM_EXPERTS: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK_SLOTS: tl.constexpr,
 ):
     block = tl.program_id(0)
-    _, one_hot = _one_hot(experts_ptr, block, num_slots, NUM_EXPERTS, PADDED, BLOCK_SLOTS)
+    slots = block * BLOCK_SLOTS + tl.arange(0, BLOCK_SLOTS)
+    one_hot = _one_hot(experts_ptr, slots, num_slots, NUM_EXPERTS, PADDED)
     tl.store(counts_ptr + block * PADDED + tl.arange(0, PADDED), tl.sum(one_hot, axis=0))
 
 
@@ -110,13 +117,14 @@ def _place_kernel(
     NUM_EXPERTS: tl.constexpr,
     PADDED: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
+    PART_SLOTS: tl.constexpr,
 ):
     block = tl.program_id(0)
     experts = tl.arange(0, PADDED)
     total = tl.zeros((PADDED,), tl.int32)
     before = tl.zeros((PADDED,), tl.int32)
-    for start in range(0, num_blocks, 16):
-        others = start + tl.arange(0, 16)
+    for start in range(0, num_blocks, PART_SLOTS):
+        others = start + tl.arange(0, PART_SLOTS)
         counts = tl.load(
             counts_ptr + others[:, None] * PADDED + experts[None, :],
             mask=(others < num_blocks)[:, None],
@@ -125,12 +133,14 @@ def _place_kernel(
         total += tl.sum(counts, axis=0)
         before += tl.sum(tl.where((others < block)[:, None], counts, 0), axis=0)
     ends = tl.cumsum(total, axis=0)
-    slots, one_hot = _one_hot(experts_ptr, block, num_slots, NUM_EXPERTS, PADDED, BLOCK_SLOTS)
-    ranks = tl.cumsum(one_hot, axis=0) - 1
-    positions = tl.sum(one_hot * (ranks + (ends - total + before)[None, :]), axis=1)
-    placed = tl.sum(one_hot, axis=1) > 0
-    tl.store(order_ptr + positions, slots, mask=placed)
+    places = ends - total + before
+    for start in range(0, BLOCK_SLOTS, PART_SLOTS):
+        slots = block * BLOCK_SLOTS + start + tl.arange(0, PART_SLOTS)
+        one_hot = _one_hot(experts_ptr, slots, num_slots, NUM_EXPERTS, PADDED)
+        ranks = tl.cumsum(one_hot, axis=0) - 1
+        positions = tl.sum(one_hot * (ranks + places[None, :]), axis=1)
+        tl.store(order_ptr + positions, slots, mask=tl.sum(one_hot, axis=1) > 0)
+        places += tl.sum(one_hot, axis=0)
     if block == 0:
         tl.store(offsets_ptr + 1 + experts, ends, mask=experts < NUM_EXPERTS)
         tl.store(offsets_ptr, 0)
-

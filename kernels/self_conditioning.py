@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .launch import check, check_inputs, largest_divisor, tl, triton
+from .errors import KernelError
+from .launch import check_inputs, largest_divisor, tl, triton
 from .vocabulary_head import TILE_TOKENS, VocabularyReadings
 
 MAX_SURVIVORS = 64
@@ -62,9 +63,7 @@ def self_conditioning_reference(logits: Tensor, embedding: Tensor, normalizer: f
     return (probabilities @ embedding.float() * normalizer).to(embedding.dtype)
 
 
-def self_conditioning(
-    readings: VocabularyReadings, embedding: Tensor, normalizer: float
-) -> Tensor:
+def self_conditioning(readings: VocabularyReadings, embedding: Tensor, normalizer: float) -> Tensor:
     """The readings of R rows with their logits, embedding [V, d] -> soft embeddings [R, d].
 
     KernelError for readings without logits, or a d that is no multiple of 16.
@@ -72,13 +71,8 @@ def self_conditioning(
     survivors = find_survivors(readings)
     num_rows, depth = len(readings.argmax), embedding.shape[1]
     soft = embedding.new_empty(num_rows, depth)
-    block_columns = largest_divisor(
-        depth, *((256,) if launch.has_large_tiles(embedding) else ()), 128, 64, 32, 16
-    )
-    check(
-        block_columns is not None,
-        f"self_conditioning: embeddings of {depth} elements; it serves multiples of 16",
-    )
+    widest = (256,) if launch.has_large_tiles(embedding) else ()
+    block_columns = largest_divisor("self_conditioning", depth, *widest, 128, 64, 32, 16)
     block_gathered = 1024
     _gather_kernel[(num_rows, triton.cdiv(depth, block_gathered))](
         survivors.tokens,
@@ -95,9 +89,7 @@ def self_conditioning(
     )
     dense_rows = torch.empty(num_rows + 1, dtype=torch.int32, device=embedding.device)
     _list_rows_kernel[(1,)](survivors.is_dense, dense_rows, num_rows, BLOCK_ROWS=1024)
-    partial = torch.empty(
-        NUM_SPLITS, num_rows, depth, dtype=torch.float32, device=embedding.device
-    )
+    partial = torch.empty(NUM_SPLITS, num_rows, depth, dtype=torch.float32, device=embedding.device)
     masses = torch.empty(NUM_SPLITS, num_rows, dtype=torch.float32, device=embedding.device)
     block_rows = 64 if num_rows <= 64 else 128
     num_row_blocks = triton.cdiv(num_rows, block_rows)
@@ -140,7 +132,7 @@ def find_survivors(readings: VocabularyReadings) -> Survivors:
     """Which tokens matter, and whether they are few enough. KernelError without logits."""
     logits = readings.logits
     if logits is None:
-        raise launch.KernelError("self_conditioning: the head did not keep its logits")
+        raise KernelError("self_conditioning: the head did not keep its logits")
     check_inputs("self_conditioning", logits, readings.tile_max, readings.tile_sum)
     num_rows, vocabulary = logits.shape
     num_tiles = len(readings.tile_max)
@@ -211,7 +203,7 @@ def _survivors_kernel(
         count = 0
         tile = -1
         columns = tl.arange(0, TILE)
-        for _ in range(0, num_read):
+        for _ in range(num_read):
             tile = tl.min(tl.where(read & (tiles > tile), tiles, BLOCK_TILES), axis=0)
             tokens = tile * TILE + columns
             z = tl.load(logits_row + tokens, mask=tokens < VOCABULARY, other=float("-inf"))
@@ -253,7 +245,7 @@ def _gather_kernel(
     largest = tl.max(all_logits, axis=0)
     total = tl.sum(tl.exp(all_logits - largest), axis=0)
     soft = tl.zeros((BLOCK_COLUMNS,), tl.float32)
-    for survivor in range(0, count):
+    for survivor in range(count):
         token = tl.load(tokens_ptr + row * MAX_SURVIVORS + survivor).to(tl.int64)
         weight = tl.exp(tl.load(logits_ptr + row * MAX_SURVIVORS + survivor) - largest)
         values = tl.load(embedding_ptr + token * DEPTH + columns, mask=columns < DEPTH, other=0.0)

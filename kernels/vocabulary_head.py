@@ -106,11 +106,7 @@ def read_vocabulary(
         f"read_vocabulary: hidden {hidden.dtype} {tuple(hidden.shape)} does not go with"
         f" embedding {embedding.dtype} {tuple(embedding.shape)}",
     )
-    block_depth = largest_divisor(depth, 64, 32, 16)
-    check(
-        block_depth is not None,
-        f"read_vocabulary: rows of {depth} elements; it serves multiples of 16",
-    )
+    block_depth = largest_divisor("read_vocabulary", depth, 64, 32, 16)
     num_tiles = triton.cdiv(vocabulary, TILE_TOKENS)
     block_rows = 64 if num_rows <= 64 else 128
     num_row_blocks = triton.cdiv(num_rows, block_rows)
@@ -168,12 +164,24 @@ def read_vocabulary(
     return VocabularyReadings(argmax, sampled, entropy, log_sum_exp, maxima, sums, logits)
 
 
+_UNDER_ONE = 1 - 2.0**-23
+
+
 def _first_above(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """weights >= 0 [R, N], uniforms [R] -> the first index whose running sum exceeds its share."""
+    """weights >= 0 [R, N], uniforms [R] -> the first index whose running sum exceeds its share.
+
+    The share is held below the whole, so that some sum does exceed it however it is rounded.
+    """
     sums = weights.cumsum(dim=-1)
-    first = (sums <= uniforms[:, None] * sums[:, -1:]).sum(dim=-1)
-    last = (sums < sums[:, -1:]).sum(dim=-1)
-    return torch.minimum(first, last)
+    total = sums[:, -1:]
+    target = torch.minimum(uniforms[:, None] * total, total * _UNDER_ONE)
+    return (sums <= target).sum(dim=-1)
+
+
+@triton.jit
+def _below(uniform, total):
+    """As ``_first_above``: a share of the total that is less than the whole, 1 - 2^-23 at most."""
+    return tl.minimum(uniform * total, total * 0.99999988079071044921875)
 
 
 @triton.jit
@@ -223,21 +231,22 @@ def _tiles_kernel(
             mask=held[:, None] & real[None, :],
         )
     z = tl.where(real[None, :], z, float("-inf"))
-    maximum, largest = tl.max(z, axis=1, return_indices=True, return_indices_tie_break_left=True)
+    maximum = tl.max(z, axis=1)
+    columns = tl.arange(0, BLOCK_TOKENS)
+    largest = tl.min(tl.where(z == maximum[:, None], columns[None, :], BLOCK_TOKENS), axis=1)
     below = tl.where(real[None, :], z - maximum[:, None], 0.0)
     e = tl.where(real[None, :], tl.exp(below), 0.0)
     running = tl.cumsum(e, axis=1)
     total = tl.max(running, axis=1)
-    target = tl.load(uniforms_ptr + 2 * rows + 1, mask=held, other=0.0) * total
-    first = tl.sum((running <= target[:, None]).to(tl.int32), axis=1)
-    last = tl.sum((running < total[:, None]).to(tl.int32), axis=1)
+    target = _below(tl.load(uniforms_ptr + 2 * rows + 1, mask=held, other=0.0), total)
+    drawn = tl.sum((running <= target[:, None]).to(tl.int32), axis=1)
     places = tile * num_rows + rows
     tl.store(maxima_ptr + places, maximum, mask=held)
     # Not ``total``: a running sum rounds once per token, always after the large ones.
     tl.store(sums_ptr + places, tl.sum(e, axis=1), mask=held)
     tl.store(centred_ptr + places, tl.sum(e * below, axis=1), mask=held)
     tl.store(largest_ptr + places, largest, mask=held)
-    tl.store(drawn_ptr + places, tl.minimum(first, last), mask=held)
+    tl.store(drawn_ptr + places, drawn, mask=held)
 
 
 @triton.jit
@@ -271,10 +280,8 @@ def _combine_kernel(
     weights = tl.load(sums_ptr + places, mask=mask, other=0.0) * factors
     running = tl.cumsum(weights, axis=0)
     total = tl.max(running, axis=0)
-    target = tl.load(uniforms_ptr + 2 * rows, mask=held, other=0.0) * total
-    first = tl.sum((running <= target[None, :]).to(tl.int32), axis=0)
-    last = tl.sum((running < total[None, :]).to(tl.int32), axis=0)
-    chosen = tl.minimum(first, last)
+    target = _below(tl.load(uniforms_ptr + 2 * rows, mask=held, other=0.0), total)
+    chosen = tl.sum((running <= target[None, :]).to(tl.int32), axis=0)
     centred = tl.load(centred_ptr + places, mask=mask, other=0.0) * factors + weights * below
     total = tl.where(held, tl.sum(weights, axis=0), 1.0)
     log_total = tl.log(total)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dgq.engine
 from dgq.engine.errors import CheckpointError
+from dgq.engine.trace import NO_TRACE, Trace
 
 from .errors import CommandError
 from .guard import one_line, say
@@ -22,8 +23,9 @@ def load_engine(
     device: str = "cpu",
     preset: str = "bf16",
     max_memory_bytes: int | None = None,
+    trace: Trace = NO_TRACE,
 ) -> "Engine":
-    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch.
+    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch. trace: see Engine.load.
 
     preset: see dgq.engine.quantization. max_memory_bytes: what the engine may take; how it is spent
     is said on stderr.
@@ -35,10 +37,11 @@ def load_engine(
     from dgq.engine.engine import Engine
 
     if max_memory_bytes is None:
-        return Engine.load(model_path, device=device, preset=preset)
+        return Engine.load(model_path, device=device, preset=preset, trace=trace)
     plan = Engine.plan(model_path, preset=preset, max_memory_bytes=max_memory_bytes)
     say(str(plan))
-    return Engine.load(model_path, device=device, preset=preset, config=plan.engine_config)
+    config = plan.engine_config
+    return Engine.load(model_path, device=device, preset=preset, config=config, trace=trace)
 
 
 def _check_device(device: str) -> None:

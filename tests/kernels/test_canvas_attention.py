@@ -31,7 +31,12 @@ CASES = [
     ([5], [(3, 0)], 48, (2, 1)),  # no prefix; a head size that is no power of two
     ([16, 3, 40], [(0, 70), (70, 1), (100, 100)], 64, (4, 2)),  # ragged
     ([40], [(10, 20)], 64, (16, 2)),  # several tiles of one canvas
-    ([9, 4], [(0, 40), (20, 30)], 64, (3, 1)),  # a group that does not divide the tile; shared tokens
+    (
+        [9, 4],
+        [(0, 40), (20, 30)],
+        64,
+        (3, 1),
+    ),  # a group that does not divide the tile; shared tokens
     ([2], [(0, 20)], 512, (2, 1)),  # the largest head
 ]
 
@@ -59,7 +64,9 @@ def test_a_row_sees_its_prefix_and_its_canvas_and_nothing_else(device):
     )
     clean = canvas_attention(query, key, value, pool_key, pool_value, canvases, window=11)
     seen = [slice(40, 50), slice(60, 70)]
-    poisoned_key, poisoned_value = (torch.full_like(pool, torch.nan) for pool in (pool_key, pool_value))
+    poisoned_key, poisoned_value = (
+        torch.full_like(pool, torch.nan) for pool in (pool_key, pool_value)
+    )
     for rows in seen:
         poisoned_key[rows], poisoned_value[rows] = pool_key[rows], pool_value[rows]
     poisoned = canvas_attention(

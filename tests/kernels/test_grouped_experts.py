@@ -66,9 +66,7 @@ def test_a_row_alone_and_among_others_is_the_same(device):
     together = grouped_experts(x, gate_up, down, weights, experts, block_rows=16)
     for row in (0, 11, 22):
         one = slice(row, row + 1)
-        alone = grouped_experts(
-            x[one], gate_up, down, weights[one], experts[one], block_rows=16
-        )
+        alone = grouped_experts(x[one], gate_up, down, weights[one], experts[one], block_rows=16)
         assert torch.equal(alone, together[one])
 
 

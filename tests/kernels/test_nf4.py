@@ -15,7 +15,7 @@ SHAPES = [
 
 def values(shape, dtype=torch.bfloat16):
     torch.manual_seed(sum(shape))
-    return (torch.randn(shape) * torch.rand(shape[:-1] + (1,))).to(dtype)
+    return (torch.randn(shape) * torch.rand((*shape[:-1], 1))).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -35,9 +35,7 @@ def test_equals_bitsandbytes_bit_for_bit(shape, dtype):
 def test_double_quantization_is_as_near_as_that_of_bitsandbytes(shape):
     tensor = values(shape)
     _, plain = bnb.quantize_4bit(tensor, blocksize=64, quant_type="nf4")
-    _, state = bnb.quantize_4bit(
-        tensor, blocksize=64, quant_type="nf4", compress_statistics=True
-    )
+    _, state = bnb.quantize_4bit(tensor, blocksize=64, quant_type="nf4", compress_statistics=True)
     ours = nf4.quantize(tensor, double_quantization=True)
     assert torch.equal(ours.nested.code, state.state2.code)
     assert torch.equal(ours.nested.absmax, state.state2.absmax)

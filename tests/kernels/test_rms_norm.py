@@ -9,9 +9,7 @@ EPS = 1e-6
 
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("with_weight", [False, True])
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float16, torch.bfloat16]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     "shape",
     [

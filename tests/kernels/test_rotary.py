@@ -29,9 +29,7 @@ def test_equals_reference(rows, heads, head_size, dtype, tolerance, device):
     x = torch.randn(rows, heads, head_size).to(device, dtype)
     cos, sin = tables(rows, head_size, dtype, device)
     ours = rotate(x, cos, sin)
-    torch.testing.assert_close(
-        ours, rotate_reference(x, cos, sin), rtol=tolerance, atol=tolerance
-    )
+    torch.testing.assert_close(ours, rotate_reference(x, cos, sin), rtol=tolerance, atol=tolerance)
 
 
 def test_angles_of_zero_do_not_turn(device):

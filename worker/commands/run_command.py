@@ -44,6 +44,13 @@ from .options import quantize_option, vram_option
     help="How often a failed check is tried again, for jobs that do not say it themselves.  "
     "[default: as the model says, else 3]",
 )
+@click.option(
+    "--trace",
+    "trace_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what the engine does, step by step, for chrome://tracing or ui.perfetto.dev.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary on stderr.")
 @guarded
 def run(**options: Any) -> int:
