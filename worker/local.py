@@ -60,7 +60,7 @@ def run(
     be written.
     """
     trace_path = None if trace is None else Path(trace)
-    settings = RunSettings(ordered, seed, max_attempts, trace_path)
+    settings = RunSettings(ordered, seed, max_attempts, trace_path=trace_path)
     path = None if model is None else Path(model)
     with results_of(_entries(jobs), path, settings) as results:
         yield from results
