@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ from dgq.engine.feedforward import Router
 from dgq.engine.model import DiffusionGemma
 from dgq.engine.quantization import Quantization
 from dgq.engine.quantized_checkpoint import quantize_checkpoint
+from dgq.engine.request import Request, Result
 from dgq.pipelines.reading import read_jobs
 from dgq.pipelines.run import run_jobs
 from training.checkpoint import CONFIG
 from training.evaluate import FAMILIES, as_lines, evaluate, held_out_jobs
 
-from .wrapped_engine import RecordingEngine
+from .wrapped_engine import WrappedEngine
 
 FORMATS = {
     "bf16": Quantization(),
@@ -81,15 +83,28 @@ class Loading:
     peak_mb: float
 
 
+class PromptRecorder(WrappedEngine):
+    """Keeps every prompt once, in the order of their submission."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.prompts: dict[tuple[int, ...], None] = {}
+
+    def submit(self, request: Request) -> Future[Result]:
+        """As Engine.submit."""
+        self.prompts[request.prompt_ids] = None
+        return self.engine.submit(request)
+
+
 def sample_prompts(count: int, seed: int) -> list[tuple[int, ...]]:
     """Prompts of held-out jobs of all families, as the pipelines ask them."""
     prompts: list[tuple[int, ...]] = []
     with Engine.load() as engine:
         for family in FAMILIES:
-            recorder = RecordingEngine(engine)
+            recorder = PromptRecorder(engine)
             lines = as_lines(held_out_jobs(family, count, seed), family)
             list(run_jobs(read_jobs(lines), recorder))
-            prompts += list(recorder.requests)[:count]
+            prompts += list(recorder.prompts)[:count]
     return prompts
 
 
