@@ -209,7 +209,8 @@ class _TileReader:
                 e = z.clamp_(min=_SMALLEST_EXPONENT).exp_().to(dtype)
             result += (e @ self._weight[tokens]).float()
             total += e.float().sum(dim=1, keepdim=True)
-        return (result * (self._scale / total)).to(dtype)
+        mean: Tensor = result * (self._scale / total)
+        return mean.to(dtype)
 
 
 def _pick(values: Tensor, rows: Tensor | None) -> Tensor:
