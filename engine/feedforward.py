@@ -92,7 +92,7 @@ class Experts(nn.Module):
                 first = max(min(start, len(order) - LEAST_ROWS), 0)
                 rows = sorted_x[first : max(start + count, first + LEAST_ROWS)]
                 own = self._expert(expert, rows)[start - first :][:count]
-                results = results.index_copy(0, order[start : start + count], own)
+                results.index_copy_(0, order[start : start + count], own)
                 start += count
         results = results.view(*experts.shape, -1)
         output = results[:, 0] * weights[:, :1]
