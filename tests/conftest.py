@@ -1,4 +1,4 @@
-"""What all tests share: Triton's interpreter, and the size of the sources at the end of each run."""
+"""What all tests share: what must be set before torch and Triton are imported, and a summary."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,10 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "engine", "pipelines", "worker")
+
+# Read when torch is imported, here and in the processes that tests start. The models of the tests
+# are so small that threads only wait for each other; on a busy machine they do so for minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

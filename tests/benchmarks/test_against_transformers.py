@@ -1,5 +1,9 @@
 """The benchmark runs both sides on the same prompts."""
 
+import json
+
+import pytest
+
 from benchmarks.against_transformers import (
     Setting,
     load_reference,
@@ -7,22 +11,35 @@ from benchmarks.against_transformers import (
     run_reference,
     starting_canvases,
 )
-from training.evaluate import as_lines, held_out_jobs
+
+JOBS = [
+    {"kind": "rewrite", "text": text, "instruction": "Use British spelling."}
+    for text in ("The color of the center is gray.", "It is my favorite theater.")
+]
 
 
-def test_both_sides_run_on_the_same_prompts() -> None:
-    lines = as_lines(held_out_jobs("rewrite", 2, 0), "rewrite")
-    seconds, requests, facts = run_dgq(lines)
-    assert seconds > 0 and facts["requests"] >= len(requests) == 2
-    model = load_reference("eager")
-    assert run_reference(model, requests, Setting(2, "eager", warm=True)) > 0
+@pytest.fixture(scope="module")
+def run():
+    """What run_dgq returns."""
+    return run_dgq([json.dumps({"id": f"{i}"} | job).encode() for i, job in enumerate(JOBS)])
 
 
-def test_starting_canvases_hold_the_drafts() -> None:
-    lines = as_lines(held_out_jobs("rewrite", 2, 0), "rewrite")
-    _, requests, _ = run_dgq(lines)
-    canvases = starting_canvases(load_reference("eager"), requests)
+@pytest.fixture(scope="module")
+def reference():
+    return load_reference("eager")
+
+
+def test_both_sides_run_on_the_same_prompts(run, reference) -> None:
+    seconds, requests, facts = run
+    assert seconds > 0 and facts["requests"] >= len(requests) == len(JOBS)
+    setting = Setting(2, "eager", warm=True)
+    assert run_reference(reference, requests, setting, max_denoising_steps=4) > 0
+
+
+def test_starting_canvases_hold_the_drafts(run, reference) -> None:
+    _, requests, _ = run
+    canvases = starting_canvases(reference, requests)
     for canvas, request in zip(canvases.tolist(), requests, strict=True):
-        assert len(canvas) == 256
+        assert request.draft_ids and len(canvas) == 256
         same = sum(a == b for a, b in zip(canvas, request.draft_ids, strict=False))
         assert same >= (1 - request.draft_noise) * len(request.draft_ids) * 0.6
