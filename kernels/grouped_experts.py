@@ -38,7 +38,6 @@ from .row_tiles import find_row_tile, max_row_tiles
 ExpertWeight = Tensor | Nf4Tensor
 """[E, outputs, depth], of the rows' dtype or NF4."""
 
-
 _LARGEST_BLOCK_ROWS = 128
 
 
@@ -49,6 +48,8 @@ def grouped_experts_reference(
     output = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for expert in range(gate_up_proj.shape[0]):
         rows, choices = (experts == expert).nonzero(as_tuple=True)
+        if not len(rows):
+            continue
         gate, up = F.linear(x[rows], _dense(gate_up_proj, expert, x.dtype)).chunk(2, dim=-1)
         inner = F.gelu(gate, approximate="tanh") * up
         result = F.linear(inner, _dense(down_proj, expert, x.dtype)).float()
@@ -159,7 +160,7 @@ def launch_options(block_rows: int) -> dict[str, int]:
 def _dense(weight: ExpertWeight, expert: int, dtype: torch.dtype) -> Tensor:
     if not isinstance(weight, Nf4Tensor):
         return weight[expert]
-    return dequantize(weight, dtype)[expert]
+    return dequantize(weight.part(expert), dtype)
 
 
 @triton.jit

@@ -89,11 +89,20 @@ class Nf4Tensor:
 
     def scales(self) -> Tensor:
         """The absmax values, fp32 [..., K / 64], decoded if they are quantized themselves."""
+        return self._scales(self.absmax, 0)
+
+    def part(self, index: int) -> "Nf4Tensor":
+        """The index-th part along the first dimension, its absmax values decoded."""
+        absmax = self.absmax[index]
+        return Nf4Tensor(self.packed[index], self._scales(absmax, index * absmax.numel()))
+
+    def _scales(self, absmax: Tensor, first_block: int) -> Tensor:
         if self.nested is None:
-            return self.absmax
-        codes = self.nested.code[self.absmax.flatten().long()]
-        per_value = self.nested.absmax.repeat_interleave(NESTED_BLOCK_SIZE)[: len(codes)]
-        return (codes * per_value + self.nested.offset).view(self.absmax.shape)
+            return absmax
+        blocks = torch.arange(first_block, first_block + absmax.numel(), device=absmax.device)
+        codes = self.nested.code[absmax.flatten().long()]
+        values = codes * self.nested.absmax[blocks // NESTED_BLOCK_SIZE] + self.nested.offset
+        return values.view(absmax.shape)
 
 
 @lru_cache

@@ -78,6 +78,14 @@ def test_chunks_do_not_show(monkeypatch):
     assert torch.equal(whole.nested.absmax, chunked.nested.absmax)
 
 
+@pytest.mark.parametrize("double_quantization", [False, True])
+def test_a_part_is_the_part_of_the_whole(double_quantization):
+    quantized = nf4.quantize(values((5, 7, 192)), double_quantization)  # parts of 21 blocks
+    whole = nf4.dequantize(quantized, torch.float32)
+    for index in range(5):
+        assert torch.equal(nf4.dequantize(quantized.part(index), torch.float32), whole[index])
+
+
 def test_a_block_of_zeros_stays_zero():
     tensor = torch.zeros(2, 64)
     tensor[1] = 3.0
