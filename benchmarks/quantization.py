@@ -11,7 +11,7 @@ is given less what it held before it began. On a CPU the loaded weights count to
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -182,15 +182,21 @@ def measure(step: str, *folders: Path) -> Loading:
 
 def run_step(step: str, folders: list[Path]) -> Loading:
     """In a process of its own: one thing, timed, with the peak of memory that it added."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_mb = host_memory_mb("VmRSS")
     started, started_cpu = time.perf_counter(), time.process_time()
     if step == "quantize":
         quantize_checkpoint(folders[0], folders[1], FORMATS["nf4"])
     else:
         load_model(folders[0], torch.bfloat16, quantization=FORMATS[step])
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return Loading(round(seconds, 2), round(cpu_seconds, 2), round(peak / 1024))
+    peak_mb = host_memory_mb("VmHWM") - before_mb
+    return Loading(round(seconds, 2), round(cpu_seconds, 2), round(peak_mb))
+
+
+def host_memory_mb(field: str) -> float:
+    """VmRSS, what this process holds now, or VmHWM, its peak; not getrusage's, which a child inherits."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024 / 1e6
 
 
 def measure_loading(parent: Path) -> dict[str, Loading]:
@@ -228,8 +234,6 @@ def measure_quality(parent: Path, num_jobs: int, seed: int) -> dict[str, Any]:
             flush=True,
         )
         report[name] = {"first_step": asdict(step)}
-        if quantization.double_quantization:
-            continue  # as near as makes no difference, and jobs take long
         with Engine.load(folder) as engine:
             scores = [evaluate(engine, family, num_jobs, seed, 0) for family in FAMILIES]
         for score in scores:

@@ -157,18 +157,21 @@ def plan_memory(
     budget_bytes: int,
     wanted: EngineConfig,
 ) -> MemoryPlan:
-    """Fit an engine into a budget. wanted: bounds that are not exceeded, but for max_kv_tokens.
+    """Fit an engine into a budget.
+
+    wanted: bounds of rows and canvases. Keys and values get what is left, up to what these bounds can
+    use with long texts, or what is wanted if that is more.
 
     EngineError with the arithmetic where not even one canvas fits, and which preset would.
     """
     costs = MemoryCosts.of(config, quantization, dtype)
     width = config.canvas_length
-    rows = max(wanted.max_rows, width)
+    rows = wanted.max_rows
     while True:
         canvases = min(wanted.max_canvases, rows // LEAST_ROWS)
         fixed = costs.weights + costs.per_canvas * canvases + _step_bytes(costs, rows)
         num_tokens = (budget_bytes - fixed) // costs.per_kv_token - PAGE_TOKENS
-        if rows == width or num_tokens >= rows // width * (_LIKELY_CONTEXT_TOKENS + width):
+        if rows <= width or num_tokens >= rows // width * (_LIKELY_CONTEXT_TOKENS + width):
             break
         rows = max(rows - width, width)
     if num_tokens < _least_kv_tokens(config):

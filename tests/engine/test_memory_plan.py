@@ -19,6 +19,7 @@ from dgq.engine.loop import Loop
 from dgq.engine.memory_plan import MemoryCosts, plan_memory
 from dgq.engine.quantization import Quantization
 from dgq.engine.request import Request, SamplingConfig
+from dgq.engine.trace import NO_TRACE
 
 GB = 10**9
 BF16, EXPERTS, NF4 = map(Quantization, ("bf16", "nf4-experts", "nf4"))
@@ -189,7 +190,7 @@ def test_a_real_engine_stays_within_its_plan(quantization):
         sampling=replace(SamplingConfig(), max_denoising_steps=3),
     )
     with torch.inference_mode(), Tally() as tally:
-        loop = Loop(model, made.engine_config, lambda generation: True)
+        loop = Loop(model, made.engine_config, lambda generation: True, NO_TRACE)
         pools = tally.now
         for seed in range(6):
             request = Request(tuple(range(2, 100 + seed)), max_new_tokens=256, seed=seed)
