@@ -1,8 +1,15 @@
 """The errors of dgq: one tree, so that a caller can catch all of it or one kind."""
 
+from dgq.kernels.errors import DgqError
 
-class DgqError(Exception):
-    """Root of all errors that dgq raises on purpose; its text is meant for the user."""
+__all__ = [
+    "CheckpointError",
+    "DeviceError",
+    "DgqError",
+    "EngineError",
+    "RequestError",
+    "RequestTooLarge",
+]
 
 
 class EngineError(DgqError):
