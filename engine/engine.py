@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
@@ -94,8 +94,15 @@ class Engine:
             config = cls.plan(
                 path, dtype=dtype, preset=preset, max_memory_bytes=max_memory_bytes, config=config
             ).engine_config
-        model = load_model(path, _torch_dtype(dtype), device, Quantization(preset))
-        return cls(model, path, config, trace)
+
+        def build() -> Self:
+            model = load_model(path, _torch_dtype(dtype), device, Quantization(preset))
+            return cls(model, path, config, trace)
+
+        # OpenMP keeps a team of threads for each thread that computes, and lets all teams sleep between
+        # products once they are more than the cores; the engine's shall be the only one that lives.
+        with ThreadPoolExecutor(1) as executor:
+            return executor.submit(build).result()
 
     @staticmethod
     def plan(
