@@ -15,7 +15,7 @@ class EngineConfig:
         head.py. Both are as exact as doing without, and are switches for measuring what they save.
     """
 
-    max_canvases: int = 32
+    max_canvases: int = 64
     max_rows: int = 2048
     max_kv_tokens: int = 32768
     share_prefixes: bool = True

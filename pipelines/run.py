@@ -43,7 +43,7 @@ class RunOptions:
     """
 
     max_jobs: int = 256
-    enough_requests: int = 96
+    enough_requests: int = 192
     ordered: bool = False
     decodings: Decodings | None = None
 
