@@ -17,11 +17,12 @@ against the mean of the two.
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from dgq.engine.engine import Engine
+from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
 from dgq.pipelines.decoding import Decoding, Decodings, load_decoding
 from dgq.pipelines.run import RunOptions
 from training.evaluate import FAMILIES
@@ -75,13 +76,17 @@ class Comparison:
 
 
 class Bench:
-    """Both engines, loaded once."""
+    """Both sides, of which one is alive at a time.
 
-    def __init__(self, engine: Engine, jobs: int, seed: int, num_sampled: int) -> None:
-        self._engine = engine
-        self._model = load_reference()
+    OpenMP lets threads sleep between products once more of them exist than cores, so whoever computes
+    beside the other's idle threads is slowed down.
+    """
+
+    def __init__(self, jobs: int, seed: int, num_sampled: int) -> None:
+        with ThreadPoolExecutor(1) as executor:
+            self._model = executor.submit(load_reference).result()
         self._jobs, self._seed, self._num_sampled = jobs, seed, num_sampled
-        self._decodings = load_decoding(engine.model_path)
+        self._decodings = load_decoding(DEFAULT_MODEL_PATH)
 
     def jobs_of(self, families: Sequence[str]) -> JobSet:
         """The jobs of some families; each family's are the same alone and mixed."""
@@ -129,7 +134,8 @@ class Bench:
 
     def run_dgq(self, jobs: JobSet) -> Figures:
         """As ``dgq run`` does it, the model loaded beforehand."""
-        return run_set(jobs, self._engine)
+        with Engine.load() as engine:
+            return run_set(jobs, engine)
 
     def run_reference(self, jobs: JobSet, setting: Setting, ways: dict[str, str]) -> Figures:
         """The same pipelines, all jobs at once, one attempt; ways: by family."""
@@ -143,11 +149,12 @@ class Bench:
 
     def width_needed(self, family: str, way: str) -> int:
         """Rows of the widest canvas that a family's requests ask for."""
-        engine = RecordingEngine(self._engine)
         decodings = decodings_for(self._decodings, {family: way})
-        run_set(self.jobs_of([family]), engine, RunOptions(decodings=decodings))
-        widths = [request.canvas_length for request in engine.requests.values()]
-        return max(width or engine.canvas_length for width in widths)
+        with Engine.load() as engine:
+            recorder = RecordingEngine(engine)
+            run_set(self.jobs_of([family]), recorder, RunOptions(decodings=decodings))
+        widths = [request.canvas_length for request in recorder.requests.values()]
+        return max(width or recorder.canvas_length for width in widths)
 
 
 def decodings_for(decodings: Decodings, ways: dict[str, str]) -> Decodings:
@@ -182,9 +189,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    with Engine.load() as engine:
-        bench = Bench(engine, arguments.jobs, arguments.seed, arguments.sample)
-        found = list(comparisons(bench, arguments.families))
+    bench = Bench(arguments.jobs, arguments.seed, arguments.sample)
+    found = list(comparisons(bench, arguments.families))
     report = [asdict(comparison) | {"ratio": comparison.ratio} for comparison in found]
     print(json.dumps({"threads": arguments.threads, "comparisons": report}))
 
