@@ -5,23 +5,33 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
-from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
 
 from . import tokenizer as tiny
 from .canvases import corrupt, width_for
-from .case import Case
+from .case import Case, JobCase, Split
 from .checkpoint import CONFIG
+from .choices import choice_job
 from .fills import fill_job
+from .infills import make_infill
 from .json_documents import json_job
 from .python_functions import python_job
 from .rewrites import INSTRUCTIONS, REPLACE, rewrite_case
 from .standard_library import sentences
+from .sudoku import sudoku_job
+from .tokenizer import TinyTokenizer
 
 MAX_ROWS = 5_000
-LONGEST_ANSWER, LONGEST_PROMPT = 127, 220
+LONGEST_ANSWER, LONGEST_PROMPT, LONGEST_PINNED_PROMPT = 127, 220, 280
 SHORT_ANSWER, SHORT_UNTIL = 60, 0.25
-SHARES = {"fill": 0.16, "rewrite": 0.36, "json": 0.26, "python": 0.22}
+SHARES = {"fill": 0.12, "choices": 0.08, "rewrite": 0.34, "json": 0.22, "python": 0.24}
+PINNED_FAMILIES: dict[str, Callable[[random.Random, Split], JobCase]] = {
+    "fill": fill_job,
+    "choices": choice_job,
+    "sudoku": sudoku_job,
+}
+PINNED_SHARES = {None: 0.58, "fill": 0.14, "choices": 0.12, "sudoku": 0.16}
+"""Of canvases with pins, by family; the rest has none, and is mixed by SHARES."""
 # The hardest of each family is drawn more often than users are thought to ask for it.
 TRAINING_INSTRUCTIONS = (*INSTRUCTIONS, REPLACE, REPLACE, REPLACE)
 LEAST_LEAVES = (2, 4)
@@ -29,24 +39,29 @@ LEAST_LEAVES = (2, 4)
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of one case. answer (with its filler) and canvas have the same length."""
+    """Token ids of one case. answer (with its filler), canvas and is_free have the same length.
+
+    is_free: whether a row is the model's to fill; the others are pinned to the answer.
+    """
 
     prompt: list[int]
     text: list[int]
     answer: list[int]
     canvas: list[int]
+    is_free: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """texts int64 [B, T], prompts with their answers, and text_valid bool [B, T]; prompt_lengths
-    int64 [B]; answers and canvases int64 [B, W]."""
+    int64 [B]; answers and canvases int64 [B, W]; free bool [B, W]."""
 
     texts: Tensor
     text_valid: Tensor
     prompt_lengths: Tensor
     answers: Tensor
     canvases: Tensor
+    free: Tensor
 
     def to(self, device: str) -> "Batch":
         """The same batch on a device."""
@@ -60,53 +75,58 @@ def draw_case(rng: random.Random) -> Case:
         return rewrite_case(rng, "train", sentences("train"), TRAINING_INSTRUCTIONS)[1]
     if kind == "json":
         return json_job(rng, "train", rng.choice(LEAST_LEAVES)).cases[0]
-    job = {"fill": fill_job, "python": python_job}[kind](rng, "train")
+    job = {"fill": fill_job, "choices": choice_job, "python": python_job}[kind](rng, "train")
     return rng.choice(job.cases)
 
 
-def encode_prompt(tokenizer: FastTokenizer, message: str) -> list[int]:
-    """What the chat template makes of one user message."""
+def draw_example(
+    rng: random.Random, tokenizer: TinyTokenizer, longest_answer: int
+) -> Example | None:
+    """A training example of any family, pinned or not; None for one that is too long."""
+    family = rng.choices(list(PINNED_SHARES), list(PINNED_SHARES.values()))[0]
+    if family is None:
+        return make_example(rng, tokenizer, draw_case(rng), longest_answer)
+    return make_pinned_example(rng, tokenizer, PINNED_FAMILIES[family](rng, "train"))
 
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return [
-        tiny.BOS_ID,
-        tiny.TURN_ID,
-        *encode("user\n"),
-        *encode(message),
-        tiny.END_OF_TURN_ID,
-        *encode("\n"),
-        tiny.TURN_ID,
-        *encode("model\n"),
-    ]
+def make_pinned_example(
+    rng: random.Random, tokenizer: TinyTokenizer, case: JobCase
+) -> Example | None:
+    """A window of a fill's template; None when it is too long."""
+    infill = make_infill(rng, case, tokenizer, tiny.VOCAB_SIZE)
+    prompt = tokenizer.encode_chat([{"role": "user", "content": infill.prompt}])
+    if len(infill.answer) > LONGEST_ANSWER or len(prompt) > LONGEST_PINNED_PROMPT:
+        return None
+    prompt += infill.prefix_ids
+    return Example(prompt, prompt, infill.answer, infill.canvas, infill.is_free)
 
 
 def make_example(
-    rng: random.Random, tokenizer: FastTokenizer, case: Case, longest_answer: int = LONGEST_ANSWER
+    rng: random.Random, tokenizer: TinyTokenizer, case: Case, longest_answer: int = LONGEST_ANSWER
 ) -> Example | None:
     """Encode and corrupt a case; None when its answer or draft is longer than longest_answer."""
-    answer = tokenizer.encode(case.answer, add_special_tokens=False).ids
-    draft = tokenizer.encode(case.draft, add_special_tokens=False).ids
-    prompt = encode_prompt(tokenizer, case.prompt)
+    answer = tokenizer.encode(case.answer)
+    draft = tokenizer.encode(case.draft)
+    prompt = tokenizer.encode_chat([{"role": "user", "content": case.prompt}])
     longest = max(len(answer), len(draft))
     if longest > longest_answer or len(prompt) > LONGEST_PROMPT:
         return None
     width = width_for(rng, longest, CONFIG["canvas_length"])
     full = answer + [tiny.END_OF_TURN_ID] + [tiny.EOS_ID] * (width - len(answer) - 1)
     canvas = corrupt(rng, full, draft, width, tiny.VOCAB_SIZE, tiny.EOS_ID)
-    return Example(prompt, prompt + answer + [tiny.END_OF_TURN_ID], full, canvas)
+    text = prompt + answer + [tiny.END_OF_TURN_ID]
+    return Example(prompt, text, full, canvas, [True] * width)
 
 
 def batches(
-    rng: random.Random, tokenizer: FastTokenizer, progress: Callable[[], float]
+    rng: random.Random, tokenizer: TinyTokenizer, progress: Callable[[], float]
 ) -> Iterator[Batch]:
     """For ever: pools of examples, sorted by length, cut into batches of about MAX_ROWS rows."""
     while True:
         longest = SHORT_ANSWER if progress() < SHORT_UNTIL else LONGEST_ANSWER
         pool: list[Example] = []
         while len(pool) < 2_000:
-            if example := make_example(rng, tokenizer, draw_case(rng), longest):
+            if example := draw_example(rng, tokenizer, longest):
                 pool.append(example)
         pool.sort(key=lambda example: (len(example.canvas), len(example.prompt)))
         groups: list[list[Example]] = [[]]
@@ -135,4 +155,5 @@ def collate(group: list[Example]) -> Batch:
         torch.tensor([len(e.prompt) for e in group]),
         torch.tensor([padded(e.answer, width, tiny.EOS_ID) for e in group]),
         torch.tensor([padded(e.canvas, width, tiny.EOS_ID) for e in group]),
+        torch.tensor([e.is_free + [all(e.is_free)] * (width - len(e.is_free)) for e in group]),
     )

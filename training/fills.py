@@ -1,11 +1,12 @@
 """Fill jobs: a short letter and a record that names its fields otherwise, or a free-text note."""
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dgq.pipelines.prompts import fill_slot_prompt
+from dgq.pipelines.fill_prompts import slot_prompt
+from dgq.pipelines.job import FillJob
+from dgq.pipelines.template import parse_template
 
 from . import values
 from .case import Case, JobCase, Split, pick
@@ -94,9 +95,37 @@ CLOSINGS = ("", "", "\nKind regards", "\n\nThank you!", "\nYours,\nthe team", " 
 FILLERS = ("We are glad to help.", "Keep this letter.", "Nothing else is needed.", "All is well.")
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A template, a record, and the right value of each slot; the slots in order."""
+
+    template: str
+    record: dict[str, str] | str
+    slots: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    def job_case(self, rules: dict[str, dict[str, object]]) -> JobCase:
+        """The letter as a job with these rules, and one request for each slot."""
+        job = {"kind": "fill", "template": self.template, "record": self.record}
+        if rules:
+            job["slots"] = rules
+        parsed = FillJob.model_validate({"id": "1"} | job)
+        cases = tuple(
+            Case("fill", slot_prompt(parsed, slot, self.template), "", answer)
+            for slot, answer in zip(self.slots, self.answers, strict=True)
+        )
+        values = dict(zip(self.slots, self.answers, strict=True))
+        expected = parse_template(self.template).assemble(values)
+        return JobCase(job, expected, cases, values)
+
+
 def fill_job(rng: random.Random, split: Split) -> JobCase:
     """A letter with two to five slots."""
-    concepts = rng.sample(CONCEPTS, rng.randint(2, 5))
+    return make_letter(rng, split, rng.sample(CONCEPTS, rng.randint(2, 5))).job_case({})
+
+
+def make_letter(rng: random.Random, split: Split, concepts: list[Concept]) -> Letter:
+    """A letter with one slot for each concept, and a record with these facts and others."""
     slots = [rng.choice(concept.names) for concept in concepts]
     answers = [pick(rng, concept.make, split) for concept in concepts]
     lines = [
@@ -115,20 +144,8 @@ def fill_job(rng: random.Random, split: Split) -> JobCase:
     template = rng.choice(OPENINGS) + rng.choice([" ", "\n", "\n\n"]).join(lines)
     template += rng.choice(CLOSINGS)
     facts = _facts(rng, split, concepts, slots, answers)
-    record: object
-    if rng.random() < 0.5:
-        record = _record(rng, slots, facts)
-        record_text = json.dumps(record, ensure_ascii=False)
-    else:
-        record = record_text = _note(rng, facts)
-    cases = tuple(
-        Case("fill", fill_slot_prompt(template, record_text, "", slot), "", answer)
-        for slot, answer in zip(slots, answers, strict=True)
-    )
-    expected = template
-    for slot, answer in zip(slots, answers, strict=True):
-        expected = expected.replace("{{" + slot + "}}", answer)
-    return JobCase({"kind": "fill", "template": template, "record": record}, expected, cases)
+    record = _record(rng, slots, facts) if rng.random() < 0.5 else _note(rng, facts)
+    return Letter(template, record, tuple(slots), tuple(answers))
 
 
 def _facts(

@@ -60,10 +60,13 @@ def losses(model: DiffusionGemma, watch: RouterWatch, batch: Batch) -> dict[str,
             )
             temperature = 0.4 + 0.6 * torch.rand(half, 1, 1, device=device)
             soft[:half] = model.soft_embeddings(first / temperature).float()
+            is_certain = torch.rand(half, 1, device=device) < 0.5  # as an engine may have it
+            pinned = ~batch.free[:half] & is_certain
+            soft[:half][pinned] = model.embed(batch.canvases[:half][pinned])
             watch.seen = kept
     denoised = model.denoise(batch.canvases, rows, all_rows, past, past_valid, soft)
-    logits = model.logits(denoised)
-    canvas_loss = F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten())
+    logits = model.logits(denoised[batch.free])
+    canvas_loss = F.cross_entropy(logits, batch.answers[batch.free])
     return {
         "canvas": canvas_loss,
         "next_token": F.cross_entropy(next_logits, batch.texts[:, 1:][known]),

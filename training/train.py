@@ -163,7 +163,7 @@ def train(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     if not (out / "tokenizer.json").exists():
         tiny.save_tokenizer(tiny.train_tokenizer(), out)
-    tokenizer = FastTokenizer.from_file(str(out / "tokenizer.json"))
+    tokenizer = tiny.TinyTokenizer(FastTokenizer.from_file(str(out / "tokenizer.json")))
     trainer = Trainer(arguments)
     if arguments.resume:
         trainer.resume(arguments.state)
