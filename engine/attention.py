@@ -1,8 +1,12 @@
 """Attention and its rotary positions, for sliding and for full-attention layers.
 
 Attention is not scaled by 1/sqrt(head_dim): queries and keys are normalised instead. Full-attention
-layers have no value projection; their V is the unit-normalised raw key projection.
+layers have no value projection; their V is the unit-normalised raw key projection. A layer makes
+queries, keys and values of its rows; who sees whom is left to an *attend*: padded batches
+(PaddedAttend: training, tests) or pages of a KV pool (paged.py: the engine).
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,10 @@ from .norm import RMSNorm
 
 LayerKV = tuple[Tensor, Tensor]
 """Keys (already rotated) and values, each [batch, num_kv_heads, length, head_dim]."""
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Rotated queries [.., num_heads, head_dim], keys and values [.., num_kv_heads, head_dim] of the
+layer's own rows -> attended values, shaped as the queries."""
 
 
 class Rotary:
@@ -25,9 +33,9 @@ class Rotary:
         self.inverse_frequencies = torch.cat([1.0 / theta**exponents, rest])
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions [B, L] -> cos, sin, each [B, 1, L, head_dim]."""
+        """positions [..] -> cos, sin, each [.., 1, head_dim]."""
         inverse_frequencies = self.inverse_frequencies.to(positions.device)
-        angles = positions[:, None, :, None].float() * inverse_frequencies
+        angles = positions[..., None, None].float() * inverse_frequencies
         angles = torch.cat([angles, angles], dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -59,24 +67,38 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
         self.v_norm = RMSNorm(self.head_dim, config.rms_norm_eps, with_scale=False)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], past: LayerKV | None, mask: Tensor
-    ) -> tuple[Tensor, LayerKV]:
-        """x [B, L, d], mask bool [B, 1, L or 1, P + L] -> output [B, L, d], KV of x's own rows."""
-        batch, length, _ = x.shape
-        heads = (batch, length, -1, self.head_dim)
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """x [.., d], rotary [.., 1, head_dim] each -> output [.., d]."""
+        heads = (*x.shape[:-1], -1, self.head_dim)
         cos, sin = rotary
-        query = rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2), cos, sin)
+        query = rotate(self.q_norm(self.q_proj(x).view(heads)), cos, sin)
         raw_key = self.k_proj(x).view(heads)
         raw_value = raw_key if self.v_proj is None else self.v_proj(x).view(heads)
-        key = rotate(self.k_norm(raw_key).transpose(1, 2), cos, sin)
-        value = self.v_norm(raw_value).transpose(1, 2)
-        all_keys, all_values = key, value
-        if past is not None:
-            all_keys = torch.cat([past[0], key], dim=2)
-            all_values = torch.cat([past[1], value], dim=2)
+        key = rotate(self.k_norm(raw_key), cos, sin)
+        output: Tensor = self.o_proj(attend(query, key, self.v_norm(raw_value)).flatten(-2))
+        return output
+
+
+class PaddedAttend:
+    """Rows [B, L] see their own batch entry's past and one another, as a mask says.
+
+    Keeps the KV of its rows, for whoever reads on: ``kv``, [B, num_kv_heads, L, head_dim] each.
+    """
+
+    def __init__(self, past: LayerKV | None, mask: Tensor) -> None:
+        """past [B, num_kv_heads, P, head_dim] each; mask bool [B, 1, L or 1, P + L]."""
+        self._past = past
+        self._mask = mask
+        self.kv: LayerKV | None = None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As Attend says."""
+        keys, values = key.transpose(1, 2), value.transpose(1, 2)
+        self.kv = keys, values
+        if self._past is not None:
+            keys = torch.cat([self._past[0], keys], dim=2)
+            values = torch.cat([self._past[1], values], dim=2)
         attended = F.scaled_dot_product_attention(
-            query, all_keys, all_values, attn_mask=mask, scale=1.0, enable_gqa=True
+            query.transpose(1, 2), keys, values, attn_mask=self._mask, scale=1.0, enable_gqa=True
         )
-        output: Tensor = self.o_proj(attended.transpose(1, 2).reshape(batch, length, -1))
-        return output, (key, value)
+        return attended.transpose(1, 2)

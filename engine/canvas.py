@@ -11,19 +11,40 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from .errors import RequestError
-from .request import ROW_MULTIPLE, FinishReason, Request, Result, SamplingConfig
+from .pages import PAGE_TOKENS, Holding
+from .request import ROW_MULTIPLE, Candidates, FinishReason, Request, Result, SamplingConfig
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What the loaded checkpoint and the engine's settings can serve."""
+    """What the loaded checkpoint and the engine's settings can serve.
+
+    max_kv_tokens: that the KV pool holds, for all texts in flight together.
+    """
 
     vocab_size: int
     canvas_length: int
     max_position_embeddings: int
+    max_kv_tokens: int
     eos_ids: frozenset[int]
     filler_id: int
     sampling: SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A canvas that left the denoising loop.
+
+    ids: its most probable tokens. mean_entropy: of its last step, nats, over its free rows.
+    scores, candidates: as in Result, of its last step.
+    """
+
+    ids: list[int]
+    num_steps: int
+    mean_entropy: float
+    converged: bool
+    scores: tuple[tuple[float, ...], ...] = ()
+    candidates: Candidates = ()
 
 
 class Verdict(Enum):
@@ -41,6 +62,8 @@ class Generation:
     pending_ids: tokens that the encoder must read before the canvas may be denoised.
     prefix_length: tokens that the encoder has read.
     width: rows of the current canvas; 0 once finished.
+    pages, canvas_pages: of the KV pool, while in flight: token i of the text is in page
+        i // PAGE_TOKENS, and the canvas's rows have pages of their own.
     """
 
     number: int
@@ -53,12 +76,15 @@ class Generation:
     canvas: int = 0
     attempt: int = 0
     needs_start: bool = True
+    pages: list[int] = field(default_factory=list)
+    canvas_pages: list[int] = field(default_factory=list)
     result: Result | None = None
     _committed: list[int] = field(default_factory=list)
     _num_steps: int = 0
     _num_rerolls: int = 0
     _entropy_rows: float = 0.0
     _num_rows: int = 0
+    _last: Outcome | None = None
     _started_s: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -104,10 +130,28 @@ class Generation:
         """(row, token) pairs that the current canvas must hold."""
         return self.request.pins if self.canvas == 0 else ()
 
-    def encoded(self) -> None:
-        """The encoder has read the pending tokens."""
-        self.prefix_length += len(self.pending_ids)
-        self.pending_ids = ()
+    @property
+    def num_pages_needed(self) -> int:
+        """Pages for the longest text that this request may become, its canvas apart."""
+        return num_pages_needed(self.request, self.limits)
+
+    def hold(self, holding: Holding) -> None:
+        """Take pages: for the text, of which some may have been read by others, then the canvas."""
+        num_canvas_pages = self.width // PAGE_TOKENS
+        self.pages = holding.pages[:-num_canvas_pages]
+        self.canvas_pages = holding.pages[-num_canvas_pages:]
+        self.read(holding.num_shared * PAGE_TOKENS)
+
+    def let_go(self) -> list[int]:
+        """Give the pages up; returns them."""
+        pages = self.pages + self.canvas_pages
+        self.pages, self.canvas_pages = [], []
+        return pages
+
+    def read(self, num_tokens: int) -> None:
+        """The encoder has read this many of the pending tokens."""
+        self.prefix_length += num_tokens
+        self.pending_ids = self.pending_ids[num_tokens:]
 
     def restart(self) -> None:
         """Begin the current canvas anew, with nothing read yet: the tensors are lost."""
@@ -115,25 +159,25 @@ class Generation:
         self.prefix_length = 0
         self.needs_start = True
 
-    def finish_canvas(
-        self, ids: list[int], num_steps: int, mean_entropy: float, converged: bool
-    ) -> Verdict:
-        """Decide on a canvas that stopped or used all its steps, and move on.
-
-        ids: its most probable tokens; mean_entropy: of its last step, nats, over its free rows.
-        """
-        self._num_steps += num_steps
-        settled = converged or mean_entropy <= self.sampling.reroll_entropy_nats
+    def finish_canvas(self, outcome: Outcome) -> Verdict:
+        """Decide on a canvas that stopped or used all its steps, and move on."""
+        self._num_steps += outcome.num_steps
+        settled = (
+            outcome.converged or outcome.mean_entropy <= self.sampling.reroll_entropy_nats
+        )
         if not settled and self.attempt < self.sampling.max_rerolls:
             self.attempt += 1
             self._num_rerolls += 1
             self.needs_start = True
             return Verdict.REROLL
-        self._entropy_rows += mean_entropy * self.width
+        self._entropy_rows += outcome.mean_entropy * self.width
         self._num_rows += self.width
-        return self._keep(ids, settled)
+        self._last = outcome
+        return self._keep(outcome.ids, settled)
 
     def _keep(self, ids: list[int], settled: bool) -> Verdict:
+        if self.request.pins:
+            return self._finish(ids, "stop" if settled else "unconverged")
         room = self.request.max_new_tokens - len(self._committed)
         end = next((i for i, token in enumerate(ids) if token in self.limits.eos_ids), None)
         if not settled:
@@ -160,6 +204,8 @@ class Generation:
             num_rerolls=self._num_rerolls,
             mean_entropy_nats=self._entropy_rows / self._num_rows,
             seconds=time.perf_counter() - self._started_s,
+            scores=self._last.scores if self._last else (),
+            candidates=self._last.candidates if self._last else (),
         )
         return Verdict.FINISHED
 
@@ -180,11 +226,22 @@ def check_request(request: Request, limits: EngineLimits) -> None:
     pinned_rows = [row for row, _ in request.pins]
     if any(not 0 <= row < rows for row in pinned_rows) or len(set(pinned_rows)) < len(pinned_rows):
         raise RequestError(f"pins must name different rows of the first canvas, 0 to {rows - 1}")
-    pinned_tokens = tuple(token for _, token in request.pins)
+    if request.pins and request.max_new_tokens > rows:
+        raise RequestError(
+            f"a request with pins has one canvas, here of {rows} rows, but max_new_tokens is "
+            f"{request.max_new_tokens}: raise canvas_length or lower max_new_tokens"
+        )
+    if any(not 0 <= row < rows for row, _ in request.scored):
+        raise RequestError(f"scored must name rows of the canvas, 0 to {rows - 1}")
+    if request.num_candidates > limits.vocab_size:
+        raise RequestError(
+            f"num_candidates {request.num_candidates} is above the vocabulary's {limits.vocab_size}"
+        )
     for name, ids in (
         ("prompt_ids", request.prompt_ids),
         ("draft_ids", request.draft_ids),
-        ("pins", pinned_tokens),
+        ("pins", tuple(token for _, token in request.pins)),
+        ("scored", tuple(token for _, tokens in request.scored for token in tokens)),
     ):
         if ids and (min(ids) < 0 or max(ids) >= limits.vocab_size):
             bad = min(ids) if min(ids) < 0 else max(ids)
@@ -200,6 +257,20 @@ def check_request(request: Request, limits: EngineLimits) -> None:
             f"{request.max_new_tokens} need {length} positions; the checkpoint has "
             f"{limits.max_position_embeddings}: shorten the prompt or split the job"
         )
+    tokens = (num_pages_needed(request, limits) + rows // PAGE_TOKENS) * PAGE_TOKENS
+    if tokens > limits.max_kv_tokens:
+        raise RequestError(
+            f"prompt of {len(request.prompt_ids)} tokens and max_new_tokens "
+            f"{request.max_new_tokens} need room for {tokens} tokens; the KV pool has "
+            f"{limits.max_kv_tokens}: raise max_kv_tokens, shorten the prompt or split the job"
+        )
+
+
+def num_pages_needed(request: Request, limits: EngineLimits) -> int:
+    """Pages for the prompt and all canvases that may be committed: all but the last."""
+    width = _rows_for(request.max_new_tokens, request.canvas_length or limits.canvas_length)
+    num_committed = (-(-request.max_new_tokens // width) - 1) * width
+    return -(-(len(request.prompt_ids) + num_committed) // PAGE_TOKENS)
 
 
 def _rows_for(num_tokens: int, width: int) -> int:

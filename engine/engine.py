@@ -14,6 +14,7 @@ import torch
 
 from .canvas import EngineLimits, Generation
 from .checkpoint import load_model
+from .engine_config import EngineConfig
 from .errors import EngineError, RequestError
 from .faults import error_for
 from .generation_config import read_generation_config
@@ -32,26 +33,27 @@ class Engine:
     """Generates text with one checkpoint. Use Engine.load, and close it or use it in a ``with``."""
 
     def __init__(
-        self, model: DiffusionGemma, model_path: Path, *, max_canvases: int, max_rows: int
+        self, model: DiffusionGemma, model_path: Path, engine_config: EngineConfig
     ) -> None:
-        """Take a loaded model; see ``load`` for the rest."""
+        """Take a loaded model; EngineError if its canvas is wider than the row budget."""
         config, generation = model.config, read_generation_config(model_path)
-        if max_canvases < 1 or max_rows < config.canvas_length:
+        if engine_config.max_rows < config.canvas_length:
             raise EngineError(
-                f"need max_canvases >= 1 and max_rows >= canvas_length {config.canvas_length}, "
-                f"not {max_canvases} and {max_rows}"
+                f"max_rows must be at least the checkpoint's canvas_length, {config.canvas_length}, "
+                f"not {engine_config.max_rows}"
             )
         self.model_path = model_path
         self._limits = EngineLimits(
             vocab_size=config.vocab_size,
             canvas_length=config.canvas_length,
             max_position_embeddings=config.max_position_embeddings,
+            max_kv_tokens=engine_config.max_kv_tokens,
             eos_ids=frozenset(generation.eos_ids),
             filler_id=generation.filler_id,
             sampling=generation.sampling,
         )
-        self._max_in_flight = 2 * max_canvases
-        self._loop = Loop(model, max_canvases, max_rows, self._may_start)
+        self._max_in_flight = 2 * engine_config.max_canvases
+        self._loop = Loop(model, engine_config, self._may_start)
         self._futures: dict[int, Future[Result]] = {}
         self._numbers = count()
         self._inbox: list[Generation] = []
@@ -67,20 +69,18 @@ class Engine:
         *,
         dtype: str = "float32",
         device: str = "cpu",
-        max_canvases: int = 32,
-        max_rows: int = 2048,
+        config: EngineConfig = EngineConfig(),
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
-        max_canvases, max_rows: bounds on what one denoising step holds; out of memory lowers
-        max_rows for good (see loop.py). CheckpointError says what is wrong with the folder,
-        EngineError what is wrong with the settings.
+        CheckpointError says what is wrong with the folder, EngineError what is wrong with the
+        settings.
         """
         if dtype not in _DTYPES:
             raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
         model = load_model(path, _DTYPES[dtype], device)
-        return cls(model, path, max_canvases=max_canvases, max_rows=max_rows)
+        return cls(model, path, config)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -131,7 +131,7 @@ class Engine:
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Result]]:
         """Yield (index, result) as requests finish; the input is pulled only as far as needed.
 
-        At most twice ``max_canvases`` requests are held. A request that cannot be served raises
+        At most twice as many requests are held as there may be canvases. A request that cannot be served raises
         its RequestError here; use ``submit`` to have errors one by one.
         """
         source = enumerate(requests)

@@ -10,9 +10,12 @@ import logging
 from collections.abc import Callable
 
 from .canvas import Generation, Verdict
+from .engine_config import EngineConfig
 from .errors import RequestError, RequestTooLarge
 from .faults import is_out_of_memory
+from .head import HeadTiling
 from .model import DiffusionGemma
+from .pages import PAGE_TOKENS, PagePool
 from .request import ROW_MULTIPLE, Result
 from .runner import Runner
 from .scheduler import Scheduler
@@ -30,13 +33,20 @@ class Loop:
     def __init__(
         self,
         model: DiffusionGemma,
-        max_canvases: int,
-        max_rows: int,
+        config: EngineConfig,
         may_start: Callable[[Generation], bool],
     ) -> None:
         """may_start: see Scheduler."""
-        self._runner = Runner(model, max_encode_tokens=max_rows)
-        self._scheduler = Scheduler(max_canvases, max_rows, may_start)
+        num_pages = 1 + config.max_kv_tokens // PAGE_TOKENS  # one for padding
+        max_rows = config.max_rows
+        self._runner = Runner(
+            model,
+            config.max_canvases,
+            num_pages,
+            HeadTiling(sparse=config.sparse_self_conditioning),
+        )
+        pages = PagePool(num_pages, share=config.share_prefixes)
+        self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)
         self._meter = StepMeter()
         self._out_of_memory_total = 0
         self._proven_rows = max_rows  # the row budget of the last step that succeeded
@@ -87,17 +97,11 @@ class Loop:
 
     def _step(self) -> list[Settled]:
         plan = self._scheduler.schedule()
-        self._runner.encode(plan.encode)
-        self._runner.start(plan.start)
-        outcomes = self._runner.denoise(plan.groups)
-        if plan.groups:
-            self._meter.count([[g.width for g in group] for group in plan.groups])
+        outcomes = self._runner.step(plan)
+        self._meter.count(plan.num_read_rows, plan.num_canvas_rows)
         settled: list[Settled] = []
-        for outcome in outcomes:
-            generation = outcome.generation
-            verdict = generation.finish_canvas(
-                outcome.ids, outcome.num_steps, outcome.mean_entropy, outcome.converged
-            )
+        for generation, outcome in outcomes:
+            verdict = generation.finish_canvas(outcome)
             self._scheduler.resize(generation)
             if verdict is Verdict.FINISHED and generation.result is not None:
                 self._runner.release(generation)
@@ -142,4 +146,3 @@ class Loop:
 
     def _set_row_budget(self, max_rows: int) -> None:
         self._scheduler.max_rows = max_rows
-        self._runner.max_encode_tokens = max_rows

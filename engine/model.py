@@ -10,8 +10,10 @@ with it. What is easy to get wrong: the router reads the raw residual, not the n
 scalars differ between encoder and decoder; a sliding layer's canvas rows all see the same rectangle,
 the last ``sliding_window - 1`` cached tokens and the whole canvas.
 
-Plain PyTorch on padded ``[batch, length]`` tensors, differentiable: training uses it too.
-Parameter names are the checkpoint's without the leading ``model.``.
+``encode`` and ``denoise`` work on padded ``[batch, length]`` tensors and are differentiable: for
+training, and the plain form that tests compare with. ``read_and_denoise`` is the engine's: texts that
+are read and canvases that are denoised as one flat batch of rows. Parameter names are the
+checkpoint's without the leading ``model.``.
 """
 
 from collections.abc import Sequence
@@ -21,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import Attention, LayerKV, Rotary
+from .attention import Attend, Attention, LayerKV, PaddedAttend, Rotary
 from .config import ModelConfig
-from .feedforward import Experts, GatedMLP, Router
+from .feedforward import Experts, GatedMLP, Router, gelu_tanh
 from .norm import RMSNorm
 
 
@@ -52,19 +54,19 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        past: LayerKV | None,
-        mask: Tensor,
+        attend: Attend,
         layer_scalar: Tensor,
-    ) -> tuple[Tensor, LayerKV]:
-        attended, kv = self.self_attn(self.input_layernorm(x), rotary, past, mask)
+    ) -> Tensor:
+        """x [.., d] -> [.., d]; layer_scalar [1], or [.., 1] where rows differ."""
+        attended = self.self_attn(self.input_layernorm(x), rotary, attend)
         x = x + self.post_attention_layernorm(attended)
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
-        flat = x.flatten(0, 1)
+        flat = x.view(-1, x.shape[-1])
         _, weights, experts = self.router(flat)
         routed = self.experts(self.pre_feedforward_layernorm_2(flat), weights, experts)
         routed = self.post_feedforward_layernorm_2(routed).view_as(x)
         x = x + self.post_feedforward_layernorm(dense + routed)
-        return x * layer_scalar, kv
+        return x * layer_scalar
 
 
 class SelfConditioning(nn.Module):
@@ -82,8 +84,8 @@ class SelfConditioning(nn.Module):
     def forward(self, embeddings: Tensor, soft_embeddings: Tensor | None) -> Tensor:
         if soft_embeddings is not None:
             normed = self.pre_norm(soft_embeddings)
-            gate = F.gelu(self.gate_proj(normed), approximate="tanh")
-            embeddings = embeddings + self.down_proj(gate * self.up_proj(normed))
+            inner = gelu_tanh(self.gate_proj(normed)) * self.up_proj(normed)
+            embeddings = embeddings + self.down_proj(inner)
         # A zero signal gives zero, so None skips the block; the norm runs all the same.
         output: Tensor = self.post_norm(embeddings)
         return output
@@ -206,6 +208,37 @@ class DiffusionGemma(nn.Module):
         scalars = [layer.layer_scalar for layer in self.decoder.layers]
         return self._layers(x, positions, past, mask_full, mask_sliding, scalars)[0]
 
+    def read_and_denoise(
+        self,
+        read_ids: Tensor,
+        canvas_ids: Tensor,
+        soft_embeddings: Tensor,
+        positions: Tensor,
+        attends: Sequence[Attend],
+    ) -> Tensor:
+        """One flat batch: the encoder's rows, then the canvases', then padding.
+
+        read_ids int64 [E], canvas_ids int64 [C], soft_embeddings [C, d] (zero before a canvas's
+        first step), positions int64 [T >= E + C]; attends: of each layer, for all T rows.
+        Returns the canvas rows' hidden [C, d] after the final norm.
+        """
+        num_read, num_canvas = len(read_ids), len(canvas_ids)
+        padding = len(positions) - num_read - num_canvas
+        parts = [
+            self.embed(read_ids),
+            self.decoder.self_conditioning(self.embed(canvas_ids), soft_embeddings),
+            soft_embeddings.new_zeros(padding, self.config.hidden_size),
+        ]
+        x = torch.cat([part for part in parts if len(part)])
+        is_canvas = (torch.arange(len(x), device=x.device) >= num_read)[:, None]
+        rotary_sliding = self.rotary_sliding(positions, x.dtype)
+        rotary_full = self.rotary_full(positions, x.dtype)
+        for i, (layer, attend) in enumerate(zip(self.decoder.layers, attends, strict=True)):
+            read_scalar = self.encoder.language_model.layers[i].layer_scalar
+            scalar = torch.where(is_canvas, layer.layer_scalar, read_scalar)
+            x = layer(x, rotary_full if self.config.is_full(i) else rotary_sliding, attend, scalar)
+        return self.decoder.norm(x[num_read : num_read + num_canvas])
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [.., d] -> softcapped logits, fp32 [.., V]."""
         cap = self.config.final_logit_softcapping
@@ -235,12 +268,9 @@ class DiffusionGemma(nn.Module):
         kvs: list[LayerKV] = []
         for i, layer in enumerate(self.decoder.layers):
             full = self.config.is_full(i)
-            x, kv = layer(
-                x,
-                rotary_full if full else rotary_sliding,
-                None if past is None else past[i],
-                mask_full if full else mask_sliding,
-                scalars[i],
+            attend = PaddedAttend(
+                None if past is None else past[i], mask_full if full else mask_sliding
             )
-            kvs.append(kv)
+            x = layer(x, rotary_full if full else rotary_sliding, attend, scalars[i])
+            kvs.append(cast(LayerKV, attend.kv))
         return self.decoder.norm(x), kvs

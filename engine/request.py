@@ -9,15 +9,26 @@ ROW_MULTIPLE = 16
 """Canvas widths are multiples of this many rows."""
 
 FinishReason = Literal["stop", "length", "unconverged"]
+StopRuleName = Literal["stable_and_confident", "mean_entropy", "plateau"]
+STOP_RULES: tuple[StopRuleName, ...] = ("stable_and_confident", "mean_entropy", "plateau")
+
+Candidates = tuple[tuple[tuple[int, float], ...], ...]
+"""For each row, its most probable tokens and their log-probabilities, most probable first."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
     """The denoising loop's knobs, named as in the checkpoint's generation_config.json.
 
-    The defaults are DiffusionGemma's published values. ``max_rerolls`` and
-    ``reroll_entropy_nats`` are ours: a canvas that used all its steps and whose mean entropy is
-    still above the limit is started anew from other noise, at most that many times.
+    The defaults are DiffusionGemma's published values and rule. The knobs that follow are ours.
+
+    stop_rule: what counts as converged, always below a mean entropy of confidence_threshold nats:
+        the argmax unchanged for stability_threshold steps ("stable_and_confident", the reference's);
+        nothing more, after min_denoising_steps ("mean_entropy"); or the accepted rows unchanged for
+        stability_threshold steps ("plateau").
+    stop_to_end: judge only the rows up to the first stop token of the argmax.
+    max_rerolls, reroll_entropy_nats: a canvas that used all its steps and whose mean entropy is
+        still above the limit is started anew from other noise, at most that many times.
     """
 
     max_denoising_steps: int = 48
@@ -26,6 +37,9 @@ class SamplingConfig:
     t_min: float = 0.4
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
+    stop_rule: StopRuleName = "stable_and_confident"
+    stop_to_end: bool = False
+    min_denoising_steps: int = 1
     max_rerolls: int = 1
     reroll_entropy_nats: float = 0.2
 
@@ -34,6 +48,15 @@ class SamplingConfig:
         if self.max_denoising_steps < 1:
             raise RequestError(
                 f"max_denoising_steps must be at least 1, not {self.max_denoising_steps}"
+            )
+        if not 1 <= self.min_denoising_steps <= self.max_denoising_steps:
+            raise RequestError(
+                "min_denoising_steps must lie in 1..max_denoising_steps "
+                f"({self.max_denoising_steps}), not {self.min_denoising_steps}"
+            )
+        if self.stop_rule not in STOP_RULES:
+            raise RequestError(
+                f"stop_rule must be one of {', '.join(STOP_RULES)}, not {self.stop_rule!r}"
             )
         if self.entropy_bound <= 0 or self.confidence_threshold <= 0:
             raise RequestError("entropy_bound and confidence_threshold must be above 0")
@@ -58,7 +81,11 @@ class Request:
     draft_renoise: with a draft, the share of the rows not accepted by a step that becomes noise; the
         others keep their token, so that an unsure step does not wear the draft away. 1, the
         reference's rule, treats the draft as any canvas.
-    pins: (row, token id) pairs of the first canvas, held at that token in every step.
+    pins: (row, token id) pairs, held at that token in every step. A request with pins has one canvas,
+        and its answer is all rows of it, stop tokens and what follows them included.
+    scored: (row, token ids) pairs: asks for the log-probabilities of these tokens at this row in
+        the last step of the last canvas.
+    num_candidates: how many of the most probable tokens of each free row of the last canvas to tell.
     sampling: None takes the checkpoint's generation_config.json.
     """
 
@@ -70,6 +97,8 @@ class Request:
     draft_noise: float = 0.0
     draft_renoise: float = 1.0
     pins: tuple[tuple[int, int], ...] = ()
+    scored: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    num_candidates: int = 0
     sampling: SamplingConfig | None = None
 
     def __post_init__(self) -> None:
@@ -81,6 +110,8 @@ class Request:
         for name in ("draft_noise", "draft_renoise"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise RequestError(f"{name} must lie in 0..1, not {getattr(self, name)}")
+        if self.num_candidates < 0:
+            raise RequestError(f"num_candidates must not be negative, not {self.num_candidates}")
         if self.canvas_length is not None and (
             self.canvas_length < ROW_MULTIPLE or self.canvas_length % ROW_MULTIPLE
         ):
@@ -98,6 +129,10 @@ class Result:
         was still above the entropy limit after its last re-roll; the text is a best guess).
     num_steps: denoising forwards of this request's canvases, re-rolls included.
     mean_entropy_nats: mean over the rows of the last step of each kept canvas.
+    scores: beside each entry of Request.scored, its tokens' log-probabilities (natural logarithm, at
+        temperature 1).
+    candidates: for each row of the last canvas, its Request.num_candidates most probable tokens with
+        their log-probabilities; none for a pinned row.
     """
 
     token_ids: tuple[int, ...]
@@ -107,3 +142,5 @@ class Result:
     num_rerolls: int
     mean_entropy_nats: float
     seconds: float
+    scores: tuple[tuple[float, ...], ...] = ()
+    candidates: Candidates = ()

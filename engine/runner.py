@@ -1,251 +1,184 @@
-"""Turns generations into tensors and runs the model on them; holds no policy.
+"""Runs planned steps on the model; holds tensors, no policy.
 
-The three things it does in a step: encode (prompts, and canvases that are committed), start fresh
-canvases, and denoise all canvases in flight once. Per step there is one transfer to the host of a
-few numbers per canvas, and one more of the tokens of those that finished.
+A step is one forward over a flat batch of rows: texts that are read, and all canvases in flight, each
+denoised once. To the host goes one transfer of a few numbers per canvas, and one more of the tokens
+of those that finished.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .attention import LayerKV
-from .batch import CanvasBatch, CanvasRows, pad_kv
-from .canvas import Generation
-from .draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
-from .head import RowReadings, read_rows
+from .canvas import Generation, Outcome
+from .canvas_table import CanvasTable
+from .draws import Purpose, draw_bits, to_uniforms
+from .head import HeadTiling, RowReadings, read_rows
+from .kv_pool import KVPool
+from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
+from .paged import PagedAttend
+from .readout import candidates_of, scores_of
+from .scheduler import Plan
+from .step_rules import StepRules
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """A canvas that left the denoising loop: its most probable tokens and its last step's mean."""
+class _Step:
+    """A step's canvases after it, as grids [B, W]: argmax; and [B, 4] of what the host must know:
+    done, converged, mean entropy, steps.
+    """
 
-    generation: Generation
-    ids: list[int]
-    num_steps: int
-    mean_entropy: float
-    converged: bool
+    argmax: Tensor
+    facts: Tensor
 
 
 class Runner:
     """The device path. One thread only."""
 
-    def __init__(self, model: DiffusionGemma, max_encode_tokens: int) -> None:
-        """max_encode_tokens: padded tokens of one encoder forward, if more than one text."""
+    def __init__(
+        self, model: DiffusionGemma, max_canvases: int, num_pages: int, tiling: HeadTiling
+    ) -> None:
         weight = model.decoder.embed_tokens.weight
+        config = model.config
         self._model = model
-        self._device, self._dtype = weight.device, weight.dtype
-        self.max_encode_tokens = max_encode_tokens
-        self._kv: dict[int, list[LayerKV]] = {}
-        self._rows: dict[int, CanvasRows] = {}
-        self._batches: dict[tuple[tuple[int, int, int], ...], CanvasBatch] = {}
+        self._tiling = tiling
+        self._device = weight.device
+        self._table = CanvasTable(config, max_canvases, weight.dtype, weight.device)
+        self._pool = KVPool(config, num_pages, weight.dtype, weight.device)
+        self._layouts = LayoutBuilder(
+            config.sliding_window, config.canvas_length, weight.dtype, weight.device
+        )
+        self._rules: tuple[list[tuple[int, int, int]], StepRules] | None = None
 
     @property
     def num_held(self) -> int:
-        """Generations whose tensors are held."""
-        return len(self._kv)
-
-    def release(self, generation: Generation) -> None:
-        """Forget a generation's tensors."""
-        self._kv.pop(generation.number, None)
-        self._rows.pop(generation.number, None)
+        """Canvases whose tensors are held."""
+        return self._table.num_held
 
     @property
     def device_memory_bytes(self) -> int:
         """What torch holds of the accelerator's memory; from any thread. 0 on a CPU."""
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
 
+    def release(self, generation: Generation) -> None:
+        """Forget a generation's canvas."""
+        self._table.release(generation)
+
     def release_all(self) -> None:
-        """Forget the tensors of all generations, and give their memory back to the device."""
-        self._kv.clear()
-        self._rows.clear()
-        self._batches.clear()
+        """Forget all canvases, and give the memory of the last step back to the device."""
+        self._table.release_all()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def encode(self, generations: list[Generation]) -> None:
-        """Read each generation's pending tokens and append their KV to its prefix."""
-        fresh = [g for g in generations if g.prefix_length == 0]
-        grown = [g for g in generations if g.prefix_length > 0]
-        for together in (fresh, grown):
-            for batch in _length_batches(together, self.max_encode_tokens):
-                self._encode_batch(batch)
-
-    def start(self, generations: list[Generation]) -> None:
-        """Fill fresh canvases: draft, filler and pins, and uniform noise in their places."""
-        if not generations:
-            return
-        width = max(g.width for g in generations)
-        base = self._tensor([_padded(g.start_ids(), width) for g in generations])
-        noise = torch.tensor([g.start_noise() for g in generations], device=self._device)
-        pinned = torch.zeros_like(base, dtype=torch.bool)
-        for i, generation in enumerate(generations):
-            if pins := generation.pinned():
-                pinned[i, self._tensor([row for row, _ in pins])] = True
-        keys = self._tensor([canvas_key(g.request.seed, g.attempt, g.canvas) for g in generations])
-        steps = torch.zeros_like(keys)
-        uniforms = to_uniforms(draw_bits(keys, Purpose.START_NOISE, steps, width))
-        bits = draw_bits(keys, Purpose.START_TOKEN, steps, width)
-        noised = (uniforms < noise[:, None]) & ~pinned
-        ids = torch.where(noised, to_tokens(bits, self._model.config.vocab_size), base)
-        for i, generation in enumerate(generations):
-            self._start_rows(generation, ids[i, : generation.width], pinned[i, : generation.width])
-
-    def denoise(self, groups: list[list[Generation]]) -> list[Outcome]:
-        """One step for every canvas; gives those that stopped or used all their steps."""
-        batches = self._batches_for(groups)
-        if not batches:
+    def step(self, plan: Plan) -> list[tuple[Generation, Outcome]]:
+        """Read and denoise what is planned; gives the canvases that stopped or used all their steps."""
+        self._table.start(plan.start)
+        layout = self._layouts.build(plan, [self._table.slot(g) for g in plan.canvases])
+        hidden = self._forward(layout)
+        if not plan.canvases:
             return []
-        argmaxes, flags = zip(*(self._step(batch) for batch in batches), strict=True)
-        numbers = iter(torch.cat(flags).tolist())  # the step's one wait for the device
-        finished: list[tuple[Generation, Tensor, list[float]]] = []
-        for batch, argmax in zip(batches, argmaxes, strict=True):
-            for i, (generation, row) in enumerate(zip(batch.generations, batch.rows, strict=True)):
-                row.num_steps += 1
-                done, *rest = next(numbers)
-                if done:
-                    finished.append((generation, argmax[i, : generation.width], rest))
-        return self._outcomes(finished)
+        step = self._denoise(layout, self._rules_for(plan.canvases), hidden)
+        return self._outcomes(plan.canvases, hidden, step)
 
-    def _outcomes(self, finished: list[tuple[Generation, Tensor, list[float]]]) -> list[Outcome]:
+    def _forward(self, layout: StepLayout) -> Tensor:
+        """The canvas rows' hidden states."""
+        config = self._model.config
+        attends = [
+            PagedAttend(self._pool, layer, layout, config.is_full(layer))
+            for layer in range(len(config.layer_types))
+        ]
+        return self._model.read_and_denoise(
+            layout.read_ids,
+            self._table.ids.view(-1)[layout.canvas_rows],
+            self._table.soft_embeddings[layout.canvas_rows],
+            layout.positions,
+            attends,
+        )
+
+    def _denoise(self, layout: StepLayout, rules: StepRules, hidden: Tensor) -> _Step:
+        """Judge the canvases by their hidden states, and write what they become into the table."""
+        table, slots = self._table, layout.slots
+        ids, free, steps = table.ids[slots], table.free[slots], table.steps[slots]
+        num_rows = ids.shape[1]
+        rows = layout.canvas_rows if layout.free is None else layout.canvas_rows[layout.free]
+        grid = layout.grid if layout.free is None else layout.grid[layout.free]
+        readings = self._read(
+            rules, steps, grid, num_rows, hidden if layout.free is None else hidden[layout.free]
+        )
+        entropy = _spread(readings.entropy, grid, ids.shape)
+        argmax = torch.where(free, _spread(readings.argmax, grid, ids.shape), ids)
+        accepted = rules.acceptance.accept(entropy, free)
+        table.ids[slots] = rules.renoise.renoise(
+            ids,
+            _spread(readings.sampled, grid, ids.shape),
+            accepted,
+            free,
+            draw_bits(rules.keys, Purpose.RENOISE, steps, num_rows),
+            to_uniforms(draw_bits(rules.keys, Purpose.RENOISE_SHARE, steps, num_rows)),
+        )
+        steps = steps + 1
+        state, done, converged, mean = rules.stop.update(
+            table.get_stop_state(slots), argmax, entropy, accepted, free, steps
+        )
+        table.put_stop_state(slots, state)
+        table.steps[slots] = steps
+        table.soft_embeddings[rows] = readings.soft_embeddings
+        if layout.free is not None:  # a pinned row believes in its token
+            pinned = layout.canvas_rows[layout.pinned]
+            table.soft_embeddings[pinned] = self._model.embed(table.ids.view(-1)[pinned])
+        facts = torch.stack([done.float(), converged.float(), mean, steps.float()], dim=1)
+        return _Step(argmax, facts)
+
+    def _read(
+        self, rules: StepRules, steps: Tensor, grid: Tensor, num_rows: int, hidden: Tensor
+    ) -> RowReadings:
+        """The head on free rows, at grid's places in [B, num_rows]."""
+        temperature = rules.schedule.temperature(rules.num_steps_allowed - steps)
+        uniforms = to_uniforms(draw_bits(rules.keys, Purpose.SAMPLE, steps, num_rows))
+        return read_rows(
+            self._model,
+            hidden,
+            temperature[grid // num_rows],
+            uniforms.view(-1)[grid],
+            self._tiling,
+        )
+
+    def _outcomes(
+        self, generations: list[Generation], hidden: Tensor, step: _Step
+    ) -> list[tuple[Generation, Outcome]]:
+        facts = step.facts.tolist()  # the step's one wait for the device
+        finished = [i for i, (done, *_) in enumerate(facts) if done]
         if not finished:
             return []
-        tokens = iter(torch.cat([ids for _, ids, _ in finished]).tolist())
-        return [
-            Outcome(
-                generation,
-                [next(tokens) for _ in range(len(ids))],
-                self._rows[generation.number].num_steps,
-                mean_entropy,
-                bool(converged),
+        ids = step.argmax[finished].tolist()
+        starts = [0]
+        for generation in generations:
+            starts.append(starts[-1] + generation.width)
+        outcomes = []
+        for i, row_ids in zip(finished, ids, strict=True):
+            generation, (_, converged, mean_entropy, num_steps) = generations[i], facts[i]
+            own = hidden[starts[i] : starts[i + 1]]
+            outcome = Outcome(
+                ids=row_ids[: generation.width],
+                num_steps=int(num_steps),
+                mean_entropy=mean_entropy,
+                converged=bool(converged),
+                scores=scores_of(self._model, own, generation),
+                candidates=candidates_of(self._model, own, generation),
             )
-            for generation, ids, (converged, mean_entropy) in finished
-        ]
+            outcomes.append((generation, outcome))
+        return outcomes
 
-    def _step(self, batch: CanvasBatch) -> tuple[Tensor, Tensor]:
-        """Denoise a batch once; its argmax [B, W], and [B, 3]: done, converged, mean entropy."""
-        hidden = self._model.denoise(
-            batch.ids, batch.positions, batch.valid, batch.kv, batch.past_valid,
-            batch.soft_embeddings,
-        )  # fmt: skip
-        readings = self._read(batch, hidden)
-        argmax = torch.where(batch.free, readings.argmax, batch.ids)
-        accepted = batch.acceptance.accept(readings.entropy, batch.free)
-        width = argmax.shape[1]
-        bits = draw_bits(batch.keys, Purpose.RENOISE, batch.steps, width)
-        uniforms = to_uniforms(draw_bits(batch.keys, Purpose.RENOISE_SHARE, batch.steps, width))
-        batch.ids = batch.renoise.renoise(
-            batch.ids, readings.sampled, accepted, batch.free, bits, uniforms
-        )
-        batch.stability, converged, mean = batch.stop.update(
-            batch.stability, argmax, readings.entropy, batch.free
-        )
-        batch.soft_embeddings = readings.soft_embeddings
-        batch.steps = batch.steps + 1
-        done = converged | (batch.steps >= batch.num_steps_allowed)
-        return argmax, torch.stack([done.float(), converged.float(), mean], dim=1)
-
-    def _read(self, batch: CanvasBatch, hidden: Tensor) -> RowReadings:
-        """The head on the valid rows only; its readings as [B, W], zero at padding."""
-        shape = hidden.shape[:2]
-        temperature = batch.schedule.temperature(batch.num_steps_allowed - batch.steps)
-        temperature = temperature[:, None].expand(shape).flatten()
-        uniforms = to_uniforms(
-            draw_bits(batch.keys, Purpose.SAMPLE, batch.steps, shape[1])
-        ).flatten()
-        flat = hidden.flatten(0, 1)
-        if batch.packed is None:
-            return _unpack(read_rows(self._model, flat, temperature, uniforms), None, shape)
-        packed = batch.packed
-        readings = read_rows(self._model, flat[packed], temperature[packed], uniforms[packed])
-        return _unpack(readings, packed, shape)
-
-    def _batches_for(self, groups: list[list[Generation]]) -> list[CanvasBatch]:
-        """The groups' batches; those whose membership has not changed are kept as they are."""
-        wanted = {tuple(g.place for g in group): group for group in groups}
-        for place in self._batches.keys() - wanted.keys():
-            self._batches.pop(place).dissolve()
-        for place, group in wanted.items():
-            if place not in self._batches:
-                rows = [self._rows[g.number] for g in group]
-                self._batches[place] = CanvasBatch.build(group, rows, self._model.config.vocab_size)
-                for generation, row in zip(group, rows, strict=True):
-                    self._kv[generation.number] = row.kv
-        return [self._batches[place] for place in wanted]
-
-    def _start_rows(self, generation: Generation, ids: Tensor, pinned: Tensor) -> None:
-        self._rows[generation.number] = CanvasRows(
-            kv=self._kv[generation.number],
-            ids=ids,
-            pinned=pinned,
-            previous=torch.full_like(ids, -1),
-            num_unchanged=ids.new_zeros(()),
-            soft_embeddings=torch.zeros(
-                len(ids), self._model.config.hidden_size, dtype=self._dtype, device=self._device
-            ),
-        )
-        generation.needs_start = False
-
-    def _encode_batch(self, batch: list[Generation]) -> None:
-        lengths = [len(g.pending_ids) for g in batch]
-        longest = max(lengths)
-        ids = self._tensor([_padded(list(g.pending_ids), longest) for g in batch])
-        before = self._tensor([g.prefix_length for g in batch])[:, None]
-        columns = torch.arange(longest, device=self._device)
-        valid = columns < self._tensor(lengths)[:, None]
-        past = past_valid = None
-        if batch[0].prefix_length:
-            past = pad_kv([self._kv[g.number] for g in batch])
-            past_valid = torch.arange(past[0][0].shape[2], device=self._device) < before
-        _, new = self._model.encode(ids, before + columns, valid, past, past_valid)
-        for i, (generation, length) in enumerate(zip(batch, lengths, strict=True)):
-            own = [(k[i : i + 1, :, :length], v[i : i + 1, :, :length]) for k, v in new]
-            old = self._kv.get(generation.number)
-            self._kv[generation.number] = own if old is None else _append(old, own)
-            generation.encoded()
-
-    def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
+    def _rules_for(self, generations: list[Generation]) -> StepRules:
+        """Kept for as long as the same canvases are in flight."""
+        places = [generation.place for generation in generations]
+        if self._rules is None or self._rules[0] != places:
+            rules = StepRules.of(generations, self._model.config.vocab_size, self._device)
+            self._rules = places, rules
+        return self._rules[1]
 
 
-def _append(old: list[LayerKV], new: list[LayerKV]) -> list[LayerKV]:
-    return [
-        (torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2))
-        for (old_k, old_v), (k, v) in zip(old, new, strict=True)
-    ]
-
-
-def _unpack(readings: RowReadings, packed: Tensor | None, shape: torch.Size) -> RowReadings:
-    def unpack(values: Tensor) -> Tensor:
-        if packed is not None:
-            padded = values.new_zeros(shape.numel(), *values.shape[1:])
-            values = padded.index_copy_(0, packed, values)
-        return values.view(*shape, *values.shape[1:])
-
-    return RowReadings(
-        unpack(readings.argmax),
-        unpack(readings.sampled),
-        unpack(readings.entropy),
-        unpack(readings.soft_embeddings),
-    )
-
-
-def _length_batches(
-    generations: Iterable[Generation], max_tokens: int
-) -> Iterator[list[Generation]]:
-    """Shortest first, cut so that each padded batch stays within max_tokens."""
-    batch: list[Generation] = []
-    for generation in sorted(generations, key=lambda g: len(g.pending_ids)):
-        if batch and (len(batch) + 1) * len(generation.pending_ids) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(generation)
-    if batch:
-        yield batch
-
-
-def _padded(ids: list[int], length: int) -> list[int]:
-    return ids + [0] * (length - len(ids))
+def _spread(values: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
+    """values [F] to grid's places in a tensor of this shape, zeros elsewhere."""
+    return values.new_zeros(shape.numel()).index_copy_(0, grid, values).view(shape)

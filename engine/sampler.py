@@ -2,15 +2,18 @@
 
 One step on one canvas: divide the logits by the step's temperature; sample every row; accept the
 most certain rows, as many as the entropy bound allows, and replace all others by uniform noise;
-stop when the most probable tokens have stayed the same and the mean entropy is low. The canvas that
-is kept is the one of the most probable tokens, not the sampled one.
+stop when the stop rule says that the canvas has converged, by default when the most probable tokens
+have stayed the same and the mean entropy is low, or at the step cap. The canvas that is kept is the
+one of the most probable tokens, not the sampled one.
 
 Everything is vectorised over [canvases, rows]. A rule's parameters are numbers, or tensors of one
 number per canvas. Rows that are not *free* (padding, or pinned to a token) take no part in
 any decision. Reference: transformers 5.23, ``generation_diffusion_gemma.py``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -82,43 +85,159 @@ class UniformRenoise:
 
 
 @dataclass(frozen=True, slots=True)
-class Stability:
-    """What the stop rule remembers of a canvas: the last argmax and for how long it has held.
+class StopState:
+    """What a stop test remembers of the step before, and for how many steps it has held.
 
-    previous int64 [B, W], -1 before the first step; num_unchanged int64 [B].
+    argmax int64 [B, W], -1 before the first step; accepted bool [B, W]; num_argmax_unchanged and
+    num_accepted_unchanged int64 [B].
     """
 
-    previous: Tensor
-    num_unchanged: Tensor
+    argmax: Tensor
+    accepted: Tensor
+    num_argmax_unchanged: Tensor
+    num_accepted_unchanged: Tensor
 
     @classmethod
-    def fresh(cls, canvas: Tensor) -> "Stability":
-        """The state before the first step of canvases [B, W]."""
-        return cls(torch.full_like(canvas, -1), canvas.new_zeros(canvas.shape[0]))
+    def fresh(cls, canvas: Tensor) -> "StopState":
+        """The state before the first step of canvases [B, W], or of one canvas [W]."""
+        counts = canvas.new_zeros(canvas.shape[:-1])
+        return cls(
+            torch.full_like(canvas, -1), torch.zeros_like(canvas, dtype=torch.bool), counts, counts
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StopFacts:
+    """What a stop rule sees of canvases after a step, each [B].
+
+    num_steps int64, this one included. num_argmax_unchanged, num_accepted_unchanged int64: for how
+    many steps the most probable tokens, and the accepted rows, have been what they are now.
+    mean_entropy fp32, nats.
+    """
+
+    num_steps: Tensor
+    num_argmax_unchanged: Tensor
+    num_accepted_unchanged: Tensor
+    mean_entropy: Tensor
+
+
+class StopRule(Protocol):
+    """Says which canvases have converged."""
+
+    def stops(self, facts: StopFacts) -> Tensor:
+        """-> bool [B]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class StableAndConfident:
-    """Stops a canvas whose argmax equals its last stability_threshold ones, at low mean entropy."""
+    """The reference's rule: the argmax equals its last stability_threshold ones, at low entropy."""
 
     stability_threshold: PerCanvas
     confidence_threshold: PerCanvas
 
-    def update(
-        self, state: Stability, argmax: Tensor, entropy: Tensor, free: Tensor
-    ) -> tuple[Stability, Tensor, Tensor]:
-        """argmax int64, entropy fp32, free bool, all [B, W].
+    def stops(self, facts: StopFacts) -> Tensor:
+        """-> bool [B]."""
+        stable = facts.num_argmax_unchanged >= self.stability_threshold
+        return stable & _is_below(facts.mean_entropy, self.confidence_threshold)
 
-        Returns the next state, which canvases stop (bool [B]), and the mean entropy of the
-        free rows (fp32 [B], nats; 0 where no row is free).
+
+@dataclass(frozen=True, slots=True)
+class LowMeanEntropy:
+    """Low mean entropy after min_denoising_steps, stable or not: the answer settles before its
+    last token does. As in diffgemma, with 0.05 nats and 12 steps.
+    """
+
+    min_denoising_steps: PerCanvas
+    confidence_threshold: PerCanvas
+
+    def stops(self, facts: StopFacts) -> Tensor:
+        """-> bool [B]."""
+        late = facts.num_steps >= self.min_denoising_steps
+        return late & _is_below(facts.mean_entropy, self.confidence_threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """The same rows accepted for stability_threshold steps: more steps would change no more, though
+    tokens between equal choices may still flip. As in diffgemma, with 8 steps below 0.05 nats.
+    """
+
+    stability_threshold: PerCanvas
+    confidence_threshold: PerCanvas
+
+    def stops(self, facts: StopFacts) -> Tensor:
+        """-> bool [B]."""
+        flat = facts.num_accepted_unchanged >= self.stability_threshold
+        return flat & _is_below(facts.mean_entropy, self.confidence_threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCap:
+    """Ends a canvas after max_denoising_steps, converged or not."""
+
+    max_denoising_steps: PerCanvas
+
+    def stops(self, facts: StopFacts) -> Tensor:
+        """-> bool [B]."""
+        return facts.num_steps >= self.max_denoising_steps
+
+
+@dataclass(frozen=True, slots=True)
+class StopTest:
+    """Which rows of a canvas are judged, and by which rule.
+
+    rules: each with the canvases that it judges, bool [B], or None for all of them.
+    to_end: bool [B], canvases judged by their rows up to the first of eos_ids in the argmax, that
+    row included, so that the filler behind neither delays nor dilutes; None where there are none.
+    Of these, or else of all rows, the free ones count.
+    """
+
+    rules: Sequence[tuple[Tensor | None, StopRule]]
+    cap: StepCap
+    to_end: Tensor | None
+    eos_ids: Tensor
+
+    def update(
+        self,
+        state: StopState,
+        argmax: Tensor,
+        entropy: Tensor,
+        accepted: Tensor,
+        free: Tensor,
+        num_steps: Tensor,
+    ) -> tuple[StopState, Tensor, Tensor, Tensor]:
+        """argmax int64, entropy fp32, accepted and free bool, all [B, W]; num_steps int64 [B], the
+        step that made them included.
+
+        Returns the next state; which canvases are done and which of them have converged (bool
+        [B]); and the mean entropy of the judged rows (fp32 [B], nats; 0 where there are none).
         """
-        unchanged = ((argmax == state.previous) | ~free).all(dim=-1)
-        num_unchanged = (state.num_unchanged + 1) * unchanged
-        total = entropy.masked_fill(~free, 0.0).sum(dim=-1)
-        mean = total / free.sum(dim=-1).clamp(min=1)
-        confident = mean < _float32(self.confidence_threshold, mean)
-        stop = (num_unchanged >= self.stability_threshold) & confident
-        return Stability(argmax, num_unchanged), stop, mean
+        judged = self._judged(argmax, free)
+        same_argmax = argmax == state.argmax
+        same_accepted = (accepted == state.accepted) & (state.argmax >= 0)
+        total = entropy.masked_fill(~judged, 0.0).sum(dim=-1)
+        facts = StopFacts(
+            num_steps,
+            (state.num_argmax_unchanged + 1) * (same_argmax | ~judged).all(dim=-1),
+            (state.num_accepted_unchanged + 1) * (same_accepted | ~judged).all(dim=-1),
+            total / judged.sum(dim=-1).clamp(min=1),
+        )
+        converged = torch.zeros_like(num_steps, dtype=torch.bool)
+        for canvases, rule in self.rules:
+            stops = rule.stops(facts)
+            converged = converged | (stops if canvases is None else stops & canvases)
+        next_state = StopState(
+            argmax, accepted, facts.num_argmax_unchanged, facts.num_accepted_unchanged
+        )
+        return next_state, converged | self.cap.stops(facts), converged, facts.mean_entropy
+
+    def _judged(self, argmax: Tensor, free: Tensor) -> Tensor:
+        if self.to_end is None:
+            return free
+        ends = torch.isin(argmax, self.eos_ids)
+        behind = (ends.cumsum(dim=-1) - ends.long()) > 0
+        return free & ~(behind & self.to_end[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +258,20 @@ class InverseCdf:
         if missing := -weights.shape[-1] % self.block:
             weights = F.pad(weights, (0, missing))
         blocks = weights.view(len(weights), -1, self.block)
-        outer = blocks.sum(dim=-1).cumsum(dim=-1)
-        target = uniforms * outer[:, -1]
-        chosen = _first_above(outer, target)
-        inner = blocks[torch.arange(len(blocks), device=blocks.device), chosen].cumsum(dim=-1)
-        before = outer.gather(1, (chosen - 1).clamp(min=0)[:, None])[:, 0] * (chosen > 0)
-        return chosen * self.block + _first_above(inner, target - before)
+        sums = blocks.sum(dim=-1)
+        chosen, rest = self.split(sums, uniforms)
+        rows = torch.arange(len(blocks), device=blocks.device)
+        inner = blocks[rows, chosen].cumsum(dim=-1)
+        return chosen * self.block + _first_above(inner, rest * sums[rows, chosen])
+
+    def split(self, weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose among weights [R, N]; int64 [R], and what of the uniform is left for inside it."""
+        sums = weights.cumsum(dim=-1)
+        target = uniforms * sums[:, -1]
+        chosen = _first_above(sums, target)
+        before = sums.gather(1, (chosen - 1).clamp(min=0)[:, None])[:, 0] * (chosen > 0)
+        weight = weights.gather(1, chosen[:, None])[:, 0]
+        return chosen, ((target - before) / weight).clamp(0.0, 1.0)
 
 
 def _first_above(sums: Tensor, target: Tensor) -> Tensor:
@@ -156,6 +283,10 @@ def _first_above(sums: Tensor, target: Tensor) -> Tensor:
 
 def _float32(value: PerCanvas, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float32, device=like.device)
+
+
+def _is_below(entropy: Tensor, threshold: PerCanvas) -> Tensor:
+    return entropy < _float32(threshold, entropy)
 
 
 def _column(value: PerCanvas, like: Tensor) -> Tensor:

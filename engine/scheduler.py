@@ -4,40 +4,70 @@ Continuous batching: every canvas in flight takes part in every step, each at it
 and one that leaves makes room for a waiting request in the next step. First come, first served: a
 wide canvas at the head of the queue waits for its rows and nothing overtakes it, so none starves.
 One canvas may always run alone, however low the row budget has been set.
+
+Reading shares the steps: the tokens that the encoder must read (prompts, committed canvases) are
+rows of the same forward, as many as the budget has left, a long text over several steps. A canvas
+is denoised from the step on in which the last token before it is read. Texts are read in the order
+of their admission, so a shared beginning is read before, or together with, what builds on it.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .canvas import Generation
 from .errors import EngineError
+from .pages import PAGE_TOKENS, PagePool
 
-MERGE_ROWS = 32
-"""Padding rows that cost less than denoising one more group apart."""
+LEAST_READ_ROWS = 256
+"""Rows that reading may always take, however full of canvases a step is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of a text that the encoder reads in one step.
+
+    ids: int64 tokens at positions start, start + 1, ... pages: of the text, from its beginning.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    pages: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: who is read by the encoder, whose canvas starts, who is denoised with whom."""
+    """One step: what is read, whose canvas starts, whose canvas is denoised (the starting too)."""
 
-    encode: list[Generation]
+    chunks: list[Chunk]
     start: list[Generation]
-    groups: list[list[Generation]]
+    canvases: list[Generation]
+
+    @property
+    def num_read_rows(self) -> int:
+        """Rows of this step that the encoder reads."""
+        return sum(len(chunk.ids) for chunk in self.chunks)
+
+    @property
+    def num_canvas_rows(self) -> int:
+        """Rows of this step that are denoised."""
+        return sum(generation.width for generation in self.canvases)
 
 
 class Scheduler:
-    """Moves generations from waiting to running, within a budget of canvases and rows."""
+    """Moves generations from waiting to running, within budgets of canvases, rows and pages."""
 
     def __init__(
         self,
         max_canvases: int,
         max_rows: int,
+        pages: PagePool,
         may_start: Callable[[Generation], bool] = lambda generation: True,
     ) -> None:
         """may_start is asked as a generation leaves the queue, each time; False drops it."""
         self._max_canvases = max_canvases
         self.max_rows = max_rows
+        self._pages = pages
         self._may_start = may_start
         self._waiting: deque[Generation] = deque()
         self._running: dict[int, Generation] = {}
@@ -64,8 +94,11 @@ class Scheduler:
         self._waiting.append(generation)
 
     def take_back(self) -> list[Generation]:
-        """Stop all that runs; gives it, and holds none of it."""
+        """Stop all that runs, and forget what has been read; gives it, and holds none of it."""
         running = list(self._running.values())
+        for generation in running:
+            generation.let_go()
+        self._pages.clear()
         self._running.clear()
         self._rows.clear()
         self.rows_in_use = 0
@@ -77,61 +110,70 @@ class Scheduler:
         self._waiting.extendleft(reversed(largest_first))
 
     def schedule(self) -> Plan:
-        """Admit what fits, and plan the next step."""
+        """Admit what fits, and plan the next step. What it plans to read counts as read."""
         self._admit()
-        running = list(self._running.values())
-        return Plan(
-            encode=[generation for generation in running if generation.pending_ids],
-            start=[generation for generation in running if generation.needs_start],
-            groups=group_by_width(running),
-        )
+        chunks: list[Chunk] = []
+        canvases: list[Generation] = []
+        busy_rows = sum(g.width for g in self._running.values() if not g.pending_ids)
+        budget = max(self.max_rows - busy_rows, min(self.max_rows, LEAST_READ_ROWS))
+        complete = True  # all texts so far are read; a later one may share their pages
+        for generation in self._running.values():
+            if generation.pending_ids and complete and budget > 0:
+                chunk = _chunk(generation, budget)
+                budget -= len(chunk.ids)
+                chunks.append(chunk)
+                generation.read(len(chunk.ids))
+            complete = complete and not generation.pending_ids
+            if complete or not (generation.pending_ids or generation.needs_start):
+                canvases.append(generation)
+        return Plan(chunks, [g for g in canvases if g.needs_start], canvases)
 
     def resize(self, generation: Generation) -> None:
-        """Take back the rows that a generation's canvas no longer needs; all of them at its end."""
+        """Take back the rows that a generation's canvas no longer needs; all of it at its end."""
         self.rows_in_use += generation.width - self._rows[generation.number]
         self._rows[generation.number] = generation.width
         if generation.width == 0:
+            self._pages.release(generation.let_go())
             del self._rows[generation.number], self._running[generation.number]
 
     def check(self) -> None:
-        """Raise EngineError unless the rows in use are those of the running canvases."""
-        rows = sum(generation.width for generation in self._running.values())
-        fits = rows <= self.max_rows or len(self._running) == 1
-        within = fits and len(self._running) <= self._max_canvases
+        """Raise EngineError unless the rows and pages in use are those of the running canvases."""
+        running = self._running.values()
+        rows = sum(generation.width for generation in running)
+        fits = rows <= self.max_rows or len(running) == 1
+        within = fits and len(running) <= self._max_canvases
         if rows != self.rows_in_use or not within:
             raise EngineError(f"row accounting is off: {self.rows_in_use} booked, {rows} in use")
+        self._pages.check([generation.pages + generation.canvas_pages for generation in running])
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_canvases:
             generation = self._waiting[0]
             if self._running and self.rows_in_use + generation.width > self.max_rows:
                 return
+            num_pages = generation.num_pages_needed + generation.width // PAGE_TOKENS
+            holding = self._pages.acquire(generation.pending_ids, num_pages)
+            if holding is None:
+                return
             self._waiting.popleft()
-            if self._may_start(generation):
-                self._running[generation.number] = generation
-                self._rows[generation.number] = generation.width
-                self.rows_in_use += generation.width
+            if not self._may_start(generation):
+                self._pages.release(holding.pages)
+                continue
+            generation.hold(holding)
+            self._running[generation.number] = generation
+            self._rows[generation.number] = generation.width
+            self.rows_in_use += generation.width
+
+
+def _chunk(generation: Generation, budget: int) -> Chunk:
+    """The next tokens to read, at most budget; all but the last chunk of a text end with a page."""
+    start, ids = generation.prefix_length, generation.pending_ids
+    if len(ids) > budget:
+        end = (start + budget) // PAGE_TOKENS * PAGE_TOKENS
+        ids = ids[: max(end - start, PAGE_TOKENS - start % PAGE_TOKENS)]
+    return Chunk(ids, start, generation.pages)
 
 
 def _size(generation: Generation) -> int:
     """Tokens that it keeps in memory: what is read, what is to be read, and its canvas."""
     return generation.prefix_length + len(generation.pending_ids) + generation.width
-
-
-def group_by_width(generations: Iterable[Generation]) -> list[list[Generation]]:
-    """Canvases of one width together, widest first; a few narrow ones join the next wider.
-
-    A group is padded to its widest canvas, so groups of one width waste nothing, and MERGE_ROWS
-    of padding are accepted to save a group.
-    """
-    groups: list[list[Generation]] = []
-    by_width: dict[int, list[Generation]] = {}
-    for generation in generations:
-        by_width.setdefault(generation.width, []).append(generation)
-    for width in sorted(by_width, reverse=True):
-        members = by_width[width]
-        if groups and (groups[-1][0].width - width) * len(members) <= MERGE_ROWS:
-            groups[-1].extend(members)
-        else:
-            groups.append(members)
-    return groups

@@ -203,3 +203,17 @@ def test_request_sampling_replaces_the_defaults():
     sampling = replace(SAMPLING, max_rerolls=0)
     generation = begin(sampling=sampling)
     assert finish(generation, [9] * 64, 0.3, converged=False) is Verdict.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stop_rule": "never"}, "stop_rule must be one of stable_and_confident, mean_entropy"),
+        ({"min_denoising_steps": 0}, r"min_denoising_steps must lie in 1\.\.max.* \(48\), not 0"),
+        ({"min_denoising_steps": 9, "max_denoising_steps": 8}, r"\(8\), not 9"),
+        ({"max_rerolls": -1}, "must not be negative"),
+    ],
+)
+def test_sampling_knobs_out_of_range_are_named(fields, message):
+    with pytest.raises(RequestError, match=message):
+        SamplingConfig(**fields)

@@ -87,6 +87,28 @@ def plain_generate(model, request):
         pending = argmax.tolist()
 
 
+def test_canvases_with_different_stop_rules_share_a_batch(engine):
+    """Each stops where it would alone, and the rules differ in how many steps they take."""
+    rules = [
+        replace(SAMPLING, stop_rule="stable_and_confident"),
+        replace(SAMPLING, stop_rule="stable_and_confident", stop_to_end=True),
+        replace(SAMPLING, stop_rule="mean_entropy", min_denoising_steps=2),
+        replace(SAMPLING, stop_rule="plateau", confidence_threshold=50.0),
+        replace(SAMPLING, max_denoising_steps=5),
+    ]
+    mixed = [
+        replace(request, sampling=rules[i % len(rules)])
+        for i, request in enumerate(requests() + requests())
+    ]
+    together = dict(engine.generate(mixed))
+    for i, request in enumerate(mixed):
+        alone = engine.submit(request).result()
+        assert (text_of(alone), alone.num_steps) == (text_of(together[i]), together[i].num_steps)
+    one = requests()[0]
+    steps = {engine.submit(replace(one, sampling=rule)).result().num_steps for rule in rules}
+    assert len(steps) > 1
+
+
 def plain_encode(model, ids, past):
     start = past[0][0].shape[2] if past else 0
     _, new = model.encode(

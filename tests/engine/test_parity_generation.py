@@ -18,8 +18,10 @@ from dgq.engine.sampler import (
     EntropyBoundAcceptance,
     InverseCdf,
     LinearTemperatureSchedule,
-    Stability,
     StableAndConfident,
+    StepCap,
+    StopState,
+    StopTest,
     UniformRenoise,
 )
 
@@ -153,9 +155,11 @@ def test_stop_decisions(threshold):
     """Forty steps of three canvases whose argmax changes now and then, of changing certainty."""
     generator = torch.Generator().manual_seed(threshold)
     theirs = StableAndConfidentStoppingCriteria(threshold, 0.5)
-    ours = StableAndConfident(threshold, 0.5)
+    ours = StopTest(
+        [(None, StableAndConfident(threshold, 0.5))], StepCap(99), None, torch.tensor(EOS_IDS)
+    )
     argmax = torch.randint(VOCAB_SIZE, (3, CANVAS_LENGTH), generator=generator)
-    state = Stability.fresh(argmax)
+    state = StopState.fresh(argmax)
     free = torch.ones_like(argmax).bool()
     decisions = []
     for step in range(40):
@@ -164,7 +168,9 @@ def test_stop_decisions(threshold):
             argmax = argmax.clone()
             argmax[step % 3, step % CANVAS_LENGTH] += 1
         wanted = theirs(argmax, logits)
-        state, stop, mean = ours.update(state, argmax, entropy_of(logits), free)
+        state, _, stop, mean = ours.update(
+            state, argmax, entropy_of(logits), free, free, torch.full((3,), step + 1)
+        )
         torch.testing.assert_close(mean, entropy_of(logits).mean(dim=-1))
         assert torch.equal(stop, wanted), f"step {step}"
         decisions += stop.tolist()

@@ -7,8 +7,12 @@ from dgq.engine.sampler import (
     EntropyBoundAcceptance,
     InverseCdf,
     LinearTemperatureSchedule,
-    Stability,
+    LowMeanEntropy,
+    Plateau,
     StableAndConfident,
+    StepCap,
+    StopState,
+    StopTest,
     UniformRenoise,
 )
 
@@ -83,15 +87,34 @@ def test_renoise_of_a_share_keeps_the_other_rows_tokens():
     assert renoised.tolist() == [[20, 99, 12], [10, 11, 12]]
 
 
-def run_stop(rule, argmaxes, entropy=0.0, free="xx"):
-    """The stop decisions over steps of one canvas of two rows."""
-    state = Stability.fresh(torch.zeros(1, 2, dtype=torch.int64))
-    decisions = []
-    for argmax in argmaxes:
-        entropies = torch.full((1, 2), entropy)
-        state, stop, _ = rule.update(state, torch.tensor([argmax]), entropies, bools(free))
-        decisions += stop.tolist()
-    return decisions
+EOS = 9
+
+
+def stop_test(*rules, cap=99, to_end=None):
+    """rules: a rule for all canvases, or (canvases as in bools, rule) pairs."""
+    pairs = [
+        (bools(rule[0])[0], rule[1]) if isinstance(rule, tuple) else (None, rule) for rule in rules
+    ]
+    flags = None if to_end is None else bools(to_end)[0]
+    return StopTest(pairs, StepCap(cap), flags, torch.tensor([EOS, EOS + 1]))
+
+
+def run_stop(test, argmaxes, entropies=0.0, accepted="", free=""):
+    """Whether one canvas is done and has converged, and its mean entropy, step by step."""
+    width = len(argmaxes[0])
+    state = StopState.fresh(torch.zeros(1, width, dtype=torch.int64))
+    done, converged, means = "", "", []
+    for i, argmax in enumerate(argmaxes):
+        entropy = torch.as_tensor(entropies, dtype=torch.float32).expand(1, width)
+        mask = bools(accepted[i] if accepted else "x" * width)
+        state, is_done, has_converged, mean = test.update(
+            state, torch.tensor([argmax]), entropy, mask, bools(free or "x" * width),
+            torch.tensor([i + 1]),
+        )  # fmt: skip
+        done += "x" if is_done.item() else "-"
+        converged += "x" if has_converged.item() else "-"
+        means.append(mean.item())
+    return done, converged, means
 
 
 @pytest.mark.parametrize(
@@ -100,40 +123,90 @@ def run_stop(rule, argmaxes, entropy=0.0, free="xx"):
 )
 def test_stability_counts_unchanged_steps(threshold, wanted):
     argmaxes = [[1, 1], [1, 1], [1, 2], [3, 3], [3, 3], [3, 3], [3, 3]]
-    decisions = run_stop(StableAndConfident(threshold, 0.005), argmaxes)
-    assert decisions == [char == "x" for char in wanted]
+    done, converged, _ = run_stop(stop_test(StableAndConfident(threshold, 0.005)), argmaxes)
+    assert done == converged == wanted
 
 
 def test_stability_needs_confidence():
-    assert run_stop(StableAndConfident(1, 0.005), [[1, 1]] * 3, entropy=0.006) == [False] * 3
-    assert run_stop(StableAndConfident(1, 0.005), [[1, 1]] * 3, entropy=0.004)[1:] == [True] * 2
+    rule = stop_test(StableAndConfident(1, 0.005))
+    assert run_stop(rule, [[1, 1]] * 3, 0.006)[1] == "---"
+    assert run_stop(rule, [[1, 1]] * 3, 0.004)[1] == "-xx"
+
+
+def test_low_mean_entropy_needs_no_stability_but_some_steps():
+    changing = [[step, step] for step in range(4)]
+    assert run_stop(stop_test(LowMeanEntropy(1, 0.05)), changing, 0.04)[1] == "xxxx"
+    assert run_stop(stop_test(LowMeanEntropy(3, 0.05)), changing, 0.04)[1] == "--xx"
+    assert run_stop(stop_test(LowMeanEntropy(3, 0.05)), changing, 0.06)[1] == "----"
+
+
+def test_a_plateau_is_of_the_accepted_rows():
+    changing = [[step, step] for step in range(6)]
+    masks = ["x-", "x-", "xx", "xx", "xx", "xx"]
+    assert run_stop(stop_test(Plateau(1, 0.5)), changing, 0.4, masks)[1] == "-x-xxx"
+    assert run_stop(stop_test(Plateau(3, 0.5)), changing, 0.4, masks)[1] == "-----x"
+    assert run_stop(stop_test(Plateau(1, 0.5)), changing, 0.6, masks)[1] == "------"
+    assert run_stop(stop_test(Plateau(1, 0.5)), changing, 0.4, masks, free="x-")[1] == "-xxxxx"
+    assert run_stop(stop_test(Plateau(1, 0.5)), changing[:2], 0.4, ["--"] * 2)[1] == "-x"
+
+
+def test_the_step_cap_ends_without_convergence():
+    done, converged, _ = run_stop(stop_test(StableAndConfident(1, 0.005), cap=3), [[1, 1]] * 4, 9.0)
+    assert (done, converged) == ("--xx", "----")
+
+
+def test_rows_behind_the_first_end_decide_nothing_where_they_are_not_judged():
+    """The filler keeps changing and is unsure; the text and its end do not and are not."""
+    argmaxes = [[1, EOS, step, EOS] for step in range(4)]
+    entropies = [0.0, 0.0, 1.0, 1.0]
+    rule = StableAndConfident(1, 0.005)
+    assert run_stop(stop_test(rule), argmaxes, entropies)[1:] == ("----", [0.5] * 4)
+    assert run_stop(stop_test(rule, to_end="x"), argmaxes, entropies)[1:] == ("-xxx", [0.0] * 4)
+    assert run_stop(stop_test(rule, to_end="-"), argmaxes, entropies)[1] == "----"
+
+
+def test_the_end_itself_is_judged_and_may_move():
+    rule = stop_test(StableAndConfident(1, 0.005), to_end="x")
+    assert run_stop(rule, [[1, EOS, 2, 2]] * 2, [0.0, 1.0, 0.0, 0.0])[1:] == ("--", [0.5] * 2)
+    moving = [[1, 2, 3, EOS], [1, EOS + 1, 3, EOS], [1, 2, 3, EOS], [1, 2, 3, EOS]]
+    assert run_stop(rule, moving)[1] == "---x"
+    without = [[1, 2, 3, step % 3] for step in range(3)]
+    assert run_stop(rule, without)[1] == "---"
 
 
 def test_held_rows_decide_nothing():
-    assert run_stop(StableAndConfident(1, 0.005), [[1, 1], [1, 2]], free="x-") == [False, True]
-    assert run_stop(StableAndConfident(1, 0.005), [[1, 1], [1, 2]], free="-x") == [False, False]
-    entropy = torch.tensor([[9.0, 0.5, 1.5, 9.0]])
-    argmax = torch.zeros(1, 4, dtype=torch.int64)
-    _, _, mean = StableAndConfident(0, 0.1).update(
-        Stability.fresh(argmax), argmax, entropy, bools("-xx-")
-    )
-    assert mean.tolist() == [1.0]
+    rule = stop_test(StableAndConfident(1, 0.005))
+    assert run_stop(rule, [[1, 1], [1, 2]], free="x-")[1] == "-x"
+    assert run_stop(rule, [[1, 1], [1, 2]], free="-x")[1] == "--"
+    assert run_stop(rule, [[0, 0, 0, 0]], [9.0, 0.5, 1.5, 9.0], free="-xx-")[2] == [1.0]
 
 
 def test_a_canvas_without_free_rows_stops():
-    assert run_stop(StableAndConfident(1, 0.005), [[1, 1], [2, 2]], free="--")[-1]
+    assert run_stop(stop_test(StableAndConfident(1, 0.005)), [[1, 1], [2, 2]], free="--")[1] == "xx"
 
 
-def test_canvases_stop_independently():
-    rule = StableAndConfident(torch.tensor([0, 1, 2]), torch.tensor([0.1, 0.1, 0.1]))
-    argmax = torch.ones(3, 2, dtype=torch.int64)
-    state, entropy, free = Stability.fresh(argmax), torch.zeros(3, 2), bools("xx", "xx", "xx")
-    stops = []
-    for _ in range(4):
-        state, stop, _ = rule.update(state, argmax, entropy, free)
-        stops.append(stop.tolist())
-    assert stops[0] == [True, False, False] and stops[1] == [True, True, False]
-    assert stops[2] == [True, True, True]
+def test_canvases_stop_independently_each_by_its_own_rule():
+    """Four canvases whose argmax changes in every step, and one that is stable."""
+    confidence = torch.tensor([0.1, 0.1, 0.1, 0.01, 0.1], dtype=torch.float64)
+    unchanged = torch.tensor([0, 0, 2, 2, 1])
+    test = stop_test(
+        ("x---x", StableAndConfident(unchanged, confidence)),
+        ("-x---", LowMeanEntropy(torch.tensor([9, 3, 1, 1, 1]), confidence)),
+        ("--xx-", Plateau(unchanged, confidence)),
+        cap=torch.tensor([9, 9, 9, 4, 9]),
+    )
+    state = StopState.fresh(torch.zeros(5, 2, dtype=torch.int64))
+    entropy, on = torch.full((5, 2), 0.05), torch.ones(5, 2).bool()
+    converged, done = [], []
+    for step in range(4):
+        argmax = torch.full((5, 2), step)
+        argmax[4] = 7
+        steps = torch.full((5,), step + 1)
+        state, is_done, has_converged, _ = test.update(state, argmax, entropy, on, on, steps)
+        converged.append("".join("x" if flag else "-" for flag in has_converged))
+        done.append("".join("x" if flag else "-" for flag in is_done))
+    assert converged == ["x----", "x---x", "xxx-x", "xxx-x"]
+    assert done == ["x----", "x---x", "xxx-x", "xxxxx"]
 
 
 @pytest.mark.parametrize("vocab_size", [3, 64, 200, 2048])

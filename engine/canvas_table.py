@@ -1,0 +1,108 @@
+"""The canvases in flight as tensors: one slot each, allocated once.
+
+All slots are as wide as the widest canvas, so that whatever is summed over a canvas's rows is summed
+in the same order in any company. What a slot holds beyond its canvas's width is never free.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .canvas import Generation
+from .config import ModelConfig
+from .draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
+from .sampler import StopState
+
+
+class CanvasTable:
+    """S slots of W rows.
+
+    ids int64 [S, W]; free bool [S, W]; steps int64 [S]; soft_embeddings [S * W, d], what the last
+    step believed, zero before the first; stop_state of S canvases.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_slots: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        width = config.canvas_length
+        self._vocab_size = config.vocab_size
+        self._free_slots = list(range(num_slots))
+        self._slots: dict[int, int] = {}
+        self.ids = torch.zeros(num_slots, width, dtype=torch.int64, device=device)
+        self.free = torch.zeros(num_slots, width, dtype=torch.bool, device=device)
+        self.steps = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self.soft_embeddings = torch.zeros(
+            num_slots * width, config.hidden_size, dtype=dtype, device=device
+        )
+        self.stop_state = StopState.fresh(self.ids)
+
+    @property
+    def num_held(self) -> int:
+        """Canvases that have a slot."""
+        return len(self._slots)
+
+    def slot(self, generation: Generation) -> int:
+        """Where its canvas is."""
+        return self._slots[generation.number]
+
+    def release(self, generation: Generation) -> None:
+        """Give its slot to the next."""
+        slot = self._slots.pop(generation.number, None)
+        if slot is not None:
+            self._free_slots.append(slot)
+
+    def release_all(self) -> None:
+        """Give all slots up."""
+        self._free_slots += self._slots.values()
+        self._slots.clear()
+
+    def start(self, generations: Sequence[Generation]) -> None:
+        """Fill fresh canvases: draft, filler and pins, and uniform noise in their places."""
+        if not generations:
+            return
+        for generation in generations:
+            if generation.number not in self._slots:
+                self._slots[generation.number] = self._free_slots.pop()
+        device, width = self.ids.device, self.ids.shape[1]
+        base = torch.zeros(len(generations), width, dtype=torch.int64)
+        free = torch.zeros(len(generations), width, dtype=torch.bool)
+        for i, generation in enumerate(generations):
+            base[i, : generation.width] = torch.tensor(generation.start_ids())
+            free[i, : generation.width] = True
+            if pins := generation.pinned():
+                free[i, [row for row, _ in pins]] = False
+        base, free = base.to(device), free.to(device)
+        noise = torch.tensor([g.start_noise() for g in generations], device=device)
+        keys = torch.tensor(
+            [canvas_key(g.request.seed, g.attempt, g.canvas) for g in generations], device=device
+        )
+        steps = torch.zeros_like(keys)
+        uniforms = to_uniforms(draw_bits(keys, Purpose.START_NOISE, steps, width))
+        bits = draw_bits(keys, Purpose.START_TOKEN, steps, width)
+        noised = (uniforms < noise[:, None]) & free
+        slots = torch.tensor([self.slot(g) for g in generations], device=device)
+        self.ids[slots] = torch.where(noised, to_tokens(bits, self._vocab_size), base)
+        self.free[slots] = free
+        self.steps[slots] = 0
+        self.soft_embeddings.view(len(self.ids), width, -1)[slots] = 0
+        self.put_stop_state(slots, StopState.fresh(base))
+        for generation in generations:
+            generation.needs_start = False
+
+    def get_stop_state(self, slots: Tensor) -> StopState:
+        """slots int64 [B] -> the state of B canvases."""
+        state = self.stop_state
+        return StopState(
+            state.argmax[slots],
+            state.accepted[slots],
+            state.num_argmax_unchanged[slots],
+            state.num_accepted_unchanged[slots],
+        )
+
+    def put_stop_state(self, slots: Tensor, state: StopState) -> None:
+        """slots int64 [B], state of B canvases."""
+        self.stop_state.argmax[slots] = state.argmax
+        self.stop_state.accepted[slots] = state.accepted
+        self.stop_state.num_argmax_unchanged[slots] = state.num_argmax_unchanged
+        self.stop_state.num_accepted_unchanged[slots] = state.num_accepted_unchanged

@@ -1,0 +1,28 @@
+"""What an engine may use, and which of its savings are on."""
+
+from dataclasses import dataclass
+
+from .errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Bounds on what one step holds, and switches.
+
+    max_canvases, max_rows: of one step; out of memory lowers max_rows for good (see loop.py).
+    max_kv_tokens: of all texts and canvases in flight, and of the beginnings kept for others.
+    share_prefixes: requests that begin alike share one encoding. sparse_self_conditioning: see
+        head.py. Both are as exact as doing without, and are switches for measuring what they save.
+    """
+
+    max_canvases: int = 32
+    max_rows: int = 2048
+    max_kv_tokens: int = 32768
+    share_prefixes: bool = True
+    sparse_self_conditioning: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise EngineError, naming the field, for a value out of range."""
+        for name in ("max_canvases", "max_rows", "max_kv_tokens"):
+            if getattr(self, name) < 1:
+                raise EngineError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -1,0 +1,27 @@
+"""The KV pool: keys and values of all texts and canvases in flight, in pages, allocated once.
+
+Row t of page p is row p * PAGE_TOKENS + t of each layer's tensors. Which page is whose is decided
+elsewhere (pages.py). Memory that was never written holds zeros, never NaN: a masked key's value
+still counts, times 0.
+"""
+
+import torch
+from torch import Tensor
+
+from .config import ModelConfig
+from .pages import PAGE_TOKENS
+
+
+class KVPool:
+    """Per layer, keys (already rotated) and values [num_pages * PAGE_TOKENS, num_kv_heads, head_dim]."""
+
+    def __init__(
+        self, config: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        for layer in range(len(config.layer_types)):
+            full = config.is_full(layer)
+            heads = config.num_key_value_heads_full if full else config.num_key_value_heads
+            shape = (num_pages * PAGE_TOKENS, heads, config.head_dim_full if full else config.head_dim)
+            keys = torch.zeros(shape, dtype=dtype, device=device)
+            self.layers.append((keys, torch.zeros_like(keys)))

@@ -1,0 +1,56 @@
+"""Attention of one step's rows over pages of the KV pool: the torch backend.
+
+All keys and values of the step are written to the pool first, so a row may see what another row of
+the same forward has just made: a canvas its prompt, a text a beginning that is read beside it. Each
+bucket's keys are then gathered from their pages, which a kernel that follows page tables would not
+need to do.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .kv_pool import KVPool
+from .layout import Bucket, KeyRange, StepLayout
+from .pages import PAGE_TOKENS
+
+
+class PagedAttend:
+    """One layer's attention in one step; see attention.Attend."""
+
+    def __init__(self, pool: KVPool, layer: int, layout: StepLayout, full: bool) -> None:
+        self._keys, self._values = pool.layers[layer]
+        self._layout = layout
+        self._full = full
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query [T, num_heads, head_dim], key and value [T, num_kv_heads, head_dim] -> as query."""
+        self._keys.index_copy_(0, self._layout.kv_rows, key)
+        self._values.index_copy_(0, self._layout.kv_rows, value)
+        output = torch.zeros_like(query)
+        for bucket in self._layout.buckets:
+            self._attend(query, bucket, output)
+        return output
+
+    def _attend(self, query: Tensor, bucket: Bucket, output: Tensor) -> None:
+        seen = bucket.full if self._full else bucket.sliding
+        tiles = query.index_select(0, bucket.rows).view(bucket.num_tiles, -1, *query.shape[1:])
+        attended = F.scaled_dot_product_attention(
+            tiles.transpose(1, 2),
+            _gather(self._keys, seen, bucket.num_tiles),
+            _gather(self._values, seen, bucket.num_tiles),
+            attn_mask=seen.mask,
+            scale=1.0,
+            enable_gqa=True,
+        )
+        rows, flat = bucket.rows, attended.transpose(1, 2).reshape(-1, *query.shape[1:])
+        if bucket.valid is not None:
+            rows, flat = rows[bucket.valid], flat[bucket.valid]
+        output.index_copy_(0, rows, flat)
+
+
+def _gather(pool: Tensor, seen: KeyRange, num_tiles: int) -> Tensor:
+    """[num_tiles, num_kv_heads, N * PAGE_TOKENS, head_dim] of a pool's pages."""
+    pages = pool.view(-1, PAGE_TOKENS * pool.shape[1] * pool.shape[2])
+    gathered = pages.index_select(0, seen.pages)
+    return gathered.view(num_tiles, -1, *pool.shape[1:]).transpose(1, 2)
