@@ -8,13 +8,18 @@ The defaults suit any checkpoint. A checkpoint says what suits it better in an o
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard, get_args
 
 from dgq.engine.request import ROW_MULTIPLE
 
 from .errors import DecodingError
 
 FILE_NAME = "dgq.json"
+SlotKind = Literal["field", "note", "enum", "typed", "free"]
+"""field: a text from a record of fields. note: a text from a free-text record. enum: one of the
+rule's values. typed: a number, a date, or a text that matches a pattern. free: any other text."""
+
+SLOT_KINDS: tuple[SlotKind, ...] = get_args(SlotKind)
 PER_ATTEMPT = ("draft_noise", "draft_renoise")
 
 
@@ -41,6 +46,9 @@ class Decoding:
     room: answer rows allowed for each source token.
     max_attempts: how often a piece or slot is asked before the job is given up.
     slot_tokens: rows for the value of a slot of no known length (fill only).
+    pinned: the kinds of slot, of SLOT_KINDS, that are filled inside their text; the
+        others are filled by their values (fill only).
+    pinned_slot_tokens: rows for the value of such a slot, of no known length, at first (fill only).
     """
 
     draft_noise: tuple[float, ...] = (0.5,)
@@ -49,6 +57,8 @@ class Decoding:
     room: float = 1.25
     max_attempts: int = 3
     slot_tokens: int = 48
+    pinned: tuple[str, ...] = ()
+    pinned_slot_tokens: int = 24
 
     def __post_init__(self) -> None:
         """Raise DecodingError, naming the field, for a value of the wrong type or out of range."""
@@ -61,13 +71,18 @@ class Decoding:
             ("room", 0.25, 16),
             ("max_attempts", 1, 100),
             ("slot_tokens", 1, 4096),
+            ("pinned_slot_tokens", 1, 128),
         ):
             value = getattr(self, name)
-            whole = name in ("piece_tokens", "max_attempts", "slot_tokens")
+            whole = name != "room"
             if not _is_number(value) or (whole and not isinstance(value, int)):
                 raise DecodingError(f"{name} must be a {'whole ' * whole}number, not {value!r}")
             if not low <= value <= high:
                 raise DecodingError(f"{name} must lie in {low}..{high}, not {value}")
+        if not (isinstance(self.pinned, tuple) and all(kind in SLOT_KINDS for kind in self.pinned)):
+            raise DecodingError(
+                f"pinned must be a list of some of {', '.join(SLOT_KINDS)}, not {self.pinned!r}"
+            )
 
     def start_of(self, attempt: int) -> tuple[float, float]:
         """The draft noise and the draft renoise of an attempt, counted from 0."""

@@ -29,6 +29,4 @@ def template_prompt(job: FillJob, slots: Sequence[str], first: str) -> str:
         if words:
             said.append(words if len(groups) == 1 else f"{', '.join(names)}: {words}")
     instructions = " ".join(part for part in said if part)
-    return fill_template_prompt(
-        excerpt(job.template, first), record_text(job.record), instructions
-    )
+    return fill_template_prompt(excerpt(job.template, first), record_text(job.record), instructions)

@@ -1,18 +1,12 @@
 """The slots of a fill job: which are copied, of which kind the others are, what a value must be."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
+from .decoding import SlotKind
 from .errors import Rejected
 from .job import FillJob
 from .record import field_value, is_grounded
 from .rules import describe, problem
-
-SlotKind = Literal["field", "note", "enum", "typed", "free"]
-"""field: a text from a record of fields. note: a text from a free-text record. enum: one of the
-rule's values. typed: a number, a date, or a text that matches a pattern. free: any other text."""
-
-SLOT_KINDS: tuple[SlotKind, ...] = get_args(SlotKind)
 
 
 def copied_values(job: FillJob, names: tuple[str, ...]) -> dict[str, str]:

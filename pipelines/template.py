@@ -34,6 +34,11 @@ class Template:
             parts += (values[slot], literal)
         return "".join(parts)
 
+    def text_with(self, values: Mapping[str, str]) -> str:
+        """The template's text with some of its slots replaced by values."""
+        marks = {slot: "{{" + slot + "}}" for slot in self.slots}
+        return self.assemble(marks | dict(values))
+
 
 def parse_template(text: str) -> Template:
     """Take a template apart. Never fails: what is no mark is literal text."""

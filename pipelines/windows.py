@@ -8,7 +8,7 @@ already known are literals like any other, so the next window, a retry and a lat
 made by the same call with more values known.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from .decoding import round_up
@@ -51,7 +51,7 @@ class Window:
 def next_window(
     template: Template,
     values: Mapping[str, str],
-    ready: Set[str],
+    ready: Collection[str],
     rows_of: RowsOf,
     tokenizer: TextTokenizer,
     canvas_length: int,
@@ -92,7 +92,7 @@ def next_window(
 
 
 def _open_parts(
-    template: Template, values: Mapping[str, str], ready: Set[str]
+    template: Template, values: Mapping[str, str], ready: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """The texts around the open slots, one more than there are, and the open slots' names."""
     texts, names = [template.literals[0]], []
@@ -109,9 +109,7 @@ def _open_parts(
     return texts, names
 
 
-def _fitting(
-    widths: list[int], literals: list[Literal], canvas_length: int
-) -> tuple[int, int]:
+def _fitting(widths: list[int], literals: list[Literal], canvas_length: int) -> tuple[int, int]:
     """How many of the slots fit together, and the rows that they and the text between them take."""
     taken, used = 1, widths[0]
     for i in range(1, len(widths)):

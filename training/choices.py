@@ -24,19 +24,34 @@ def _one_of(words: list[str]) -> Callable[[random.Random], str]:
 
 
 CHOICES = (
-    _choice(_one_of(SIZES), "size width fit", "Size: {}.|You chose {}.", "They want {}.|Size is {}."),
+    _choice(
+        _one_of(SIZES), "size width fit", "Size: {}.|You chose {}.", "They want {}.|Size is {}."
+    ),
     _choice(_one_of(COLOURS), "colour shade tint", "Colour: {}.|It is {}.", "In {}.|Wants it {}."),
     _choice(
-        _one_of(WEEKDAYS), "weekday visit pickup", "See you on {}.|Pickup: {}.", "Comes on {}.|Best on {}."
+        _one_of(WEEKDAYS),
+        "weekday visit pickup",
+        "See you on {}.|Pickup: {}.",
+        "Comes on {}.|Best on {}.",
     ),
     _choice(
-        _one_of(PRIORITIES), "priority urgency level", "Priority: {}.|It is {}.", "Marked as {}.|It is {}."
+        _one_of(PRIORITIES),
+        "priority urgency level",
+        "Priority: {}.|It is {}.",
+        "Marked as {}.|It is {}.",
     ),
-    _choice(_one_of(PAYMENTS), "payment method paid", "Paid by {}.|By {}.", "Pays by {}.|Paid by {}."),
     _choice(
-        _one_of(LANGUAGES), "language speech tongue", "We write in {}.|In {}.", "Speaks {}.|In {} only."
+        _one_of(PAYMENTS), "payment method paid", "Paid by {}.|By {}.", "Pays by {}.|Paid by {}."
     ),
-    _choice(values.name, "plan tariff package", "Your plan is {}.|Plan: {}.", "On the {} plan.|Took {}."),
+    _choice(
+        _one_of(LANGUAGES),
+        "language speech tongue",
+        "We write in {}.|In {}.",
+        "Speaks {}.|In {} only.",
+    ),
+    _choice(
+        values.name, "plan tariff package", "Your plan is {}.|Plan: {}.", "On the {} plan.|Took {}."
+    ),
 )
 NUMBERS = (
     _choice(

@@ -35,9 +35,7 @@ def grids() -> tuple[Grid, ...]:
 
 def _is_solved(rows: tuple[tuple[str, ...], ...]) -> bool:
     columns = zip(*rows, strict=True)
-    boxes = [
-        {rows[r + i][c + j] for i in (0, 1) for j in (0, 1)} for r in (0, 2) for c in (0, 2)
-    ]
+    boxes = [{rows[r + i][c + j] for i in (0, 1) for j in (0, 1)} for r in (0, 2) for c in (0, 2)]
     return all(len(set(column)) == SIZE for column in columns) and all(len(b) == 4 for b in boxes)
 
 
@@ -70,7 +68,7 @@ def sudoku_job(rng: random.Random, split: Split) -> JobCase:
         "kind": "fill",
         "template": _text([digit or "{{" + NAMES[i] + "}}" for i, digit in enumerate(puzzle)]),
         "instructions": INSTRUCTION,
-        "slots": {name: rule for name in values},
+        "slots": dict.fromkeys(values, rule),
     }
     return JobCase(job, _text(solution), (), values)
 
