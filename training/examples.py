@@ -22,6 +22,8 @@ from .sudoku import sudoku_job
 from .tokenizer import TinyTokenizer
 
 MAX_ROWS = 5_000
+CANVASES = 2
+"""Canvases of one prompt, which is then read once for all of them."""
 LONGEST_ANSWER, LONGEST_PROMPT, LONGEST_PINNED_PROMPT = 127, 220, 280
 SHORT_ANSWER, SHORT_UNTIL = 60, 0.25
 SHARES = {"fill": 0.12, "choices": 0.08, "rewrite": 0.34, "json": 0.22, "python": 0.24}
@@ -39,7 +41,7 @@ LEAST_LEAVES = (2, 4)
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of one case. answer (with its filler), canvas and is_free have the same length.
+    """Token ids of one case. answer (with its filler), is_free and each canvas have the same length.
 
     is_free: whether a row is the model's to fill; the others are pinned to the answer.
     """
@@ -47,14 +49,14 @@ class Example:
     prompt: list[int]
     text: list[int]
     answer: list[int]
-    canvas: list[int]
+    canvases: list[list[int]]
     is_free: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """texts int64 [B, T], prompts with their answers, and text_valid bool [B, T]; prompt_lengths
-    int64 [B]; answers and canvases int64 [B, W]; free bool [B, W]."""
+    int64 [B]; answers int64 [B, W] and free bool [B, W]; canvases int64 [B, C, W], C to a prompt."""
 
     texts: Tensor
     text_valid: Tensor
@@ -93,12 +95,12 @@ def make_pinned_example(
     rng: random.Random, tokenizer: TinyTokenizer, case: JobCase
 ) -> Example | None:
     """A window of a fill's template; None when it is too long."""
-    infill = make_infill(rng, case, tokenizer, tiny.VOCAB_SIZE)
+    infill = make_infill(rng, case, tokenizer, tiny.VOCAB_SIZE, CANVASES)
     prompt = tokenizer.encode_chat([{"role": "user", "content": infill.prompt}])
     if len(infill.answer) > LONGEST_ANSWER or len(prompt) > LONGEST_PINNED_PROMPT:
         return None
     prompt += infill.prefix_ids
-    return Example(prompt, prompt, infill.answer, infill.canvas, infill.is_free)
+    return Example(prompt, prompt, infill.answer, infill.canvases, infill.is_free)
 
 
 def make_example(
@@ -113,9 +115,11 @@ def make_example(
         return None
     width = width_for(rng, longest, CONFIG["canvas_length"])
     full = answer + [tiny.END_OF_TURN_ID] + [tiny.EOS_ID] * (width - len(answer) - 1)
-    canvas = corrupt(rng, full, draft, width, tiny.VOCAB_SIZE, tiny.EOS_ID)
+    canvases = [
+        corrupt(rng, full, draft, width, tiny.VOCAB_SIZE, tiny.EOS_ID) for _ in range(CANVASES)
+    ]
     text = prompt + answer + [tiny.END_OF_TURN_ID]
-    return Example(prompt, text, full, canvas, [True] * width)
+    return Example(prompt, text, full, canvases, [True] * width)
 
 
 def batches(
@@ -128,10 +132,10 @@ def batches(
         while len(pool) < 2_000:
             if example := draw_example(rng, tokenizer, longest):
                 pool.append(example)
-        pool.sort(key=lambda example: (len(example.canvas), len(example.prompt)))
+        pool.sort(key=lambda example: (len(example.answer), len(example.prompt)))
         groups: list[list[Example]] = [[]]
         for example in pool:
-            rows = len(example.canvas) * 1.5 + len(example.text)
+            rows = len(example.answer) * 1.5 * CANVASES + len(example.text)
             if (len(groups[-1]) + 1) * rows > MAX_ROWS:
                 groups.append([])
             groups[-1].append(example)
@@ -144,7 +148,7 @@ def batches(
 def collate(group: list[Example]) -> Batch:
     """Pad prompts on the right, and canvases of the batch to the widest with filler."""
     length = max(len(example.text) for example in group)
-    width = max(len(example.canvas) for example in group)
+    width = max(len(example.answer) for example in group)
 
     def padded(tokens: list[int], size: int, filler: int) -> list[int]:
         return tokens + [filler] * (size - len(tokens))
@@ -154,6 +158,6 @@ def collate(group: list[Example]) -> Batch:
         torch.tensor([[i < len(e.text) for i in range(length)] for e in group]),
         torch.tensor([len(e.prompt) for e in group]),
         torch.tensor([padded(e.answer, width, tiny.EOS_ID) for e in group]),
-        torch.tensor([padded(e.canvas, width, tiny.EOS_ID) for e in group]),
+        torch.tensor([[padded(c, width, tiny.EOS_ID) for c in e.canvases] for e in group]),
         torch.tensor([e.is_free + [all(e.is_free)] * (width - len(e.is_free)) for e in group]),
     )

@@ -106,7 +106,7 @@ class Letter:
 
     def job_case(self, rules: dict[str, dict[str, object]]) -> JobCase:
         """The letter as a job with these rules, and one request for each slot."""
-        job = {"kind": "fill", "template": self.template, "record": self.record}
+        job: dict[str, object] = {"kind": "fill", "template": self.template, "record": self.record}
         if rules:
             job["slots"] = rules
         parsed = FillJob.model_validate({"id": "1"} | job)

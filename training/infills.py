@@ -23,19 +23,19 @@ SHORT_CANVASES = (32, 48, 64, 96)
 
 @dataclass(frozen=True, slots=True)
 class Infill:
-    """A prompt, and a canvas with its right rows. is_free: whether a row belongs to a slot."""
+    """A prompt, and canvases with their right rows. is_free: whether a row belongs to a slot."""
 
     prompt: str
     prefix_ids: list[int]
     answer: list[int]
-    canvas: list[int]
+    canvases: list[list[int]]
     is_free: list[bool]
 
 
 def make_infill(
-    rng: random.Random, case: JobCase, tokenizer: TextTokenizer, vocab_size: int
+    rng: random.Random, case: JobCase, tokenizer: TextTokenizer, vocab_size: int, num_canvases: int
 ) -> Infill:
-    """The canvas of one window of a fill, some of its values known, at a random noise level."""
+    """One window of a fill, some of its values known; canvases of random noise levels."""
     job = FillJob.model_validate({"id": "1"} | case.job)
     template = parse_template(job.template)
     share_known = rng.choice([0.0, 0.0, 0.0, rng.random()])
@@ -57,10 +57,12 @@ def make_infill(
     named = open_slots if rng.random() < 0.5 else list(template.names)
     prompt = template_prompt(job, named, open_slots[0])
     answer, is_free = right_rows(window, case, tokenizer)
-    share = 1.0 if rng.random() < 0.4 else rng.random()
-    noise = noised(rng, answer, share, vocab_size)
-    canvas = [n if free else a for n, a, free in zip(noise, answer, is_free, strict=True)]
-    return Infill(prompt, list(window.prefix_ids), answer, canvas, is_free)
+    canvases = []
+    for _ in range(num_canvases):
+        share = 1.0 if rng.random() < 0.4 else rng.random()
+        noise = noised(rng, answer, share, vocab_size)
+        canvases.append([n if f else a for n, a, f in zip(noise, answer, is_free, strict=True)])
+    return Infill(prompt, list(window.prefix_ids), answer, canvases, is_free)
 
 
 def right_rows(
