@@ -21,8 +21,8 @@ from .standard_library import sentences
 from .sudoku import sudoku_job
 from .tokenizer import TinyTokenizer
 
-MAX_ROWS = 5_000
-CANVASES = 2
+MAX_ROWS = 4_000
+CANVASES, PINNED_CANVASES = 2, 4
 """Canvases of one prompt, which is then read once for all of them."""
 LONGEST_ANSWER, LONGEST_PROMPT, LONGEST_PINNED_PROMPT = 127, 220, 280
 SHORT_ANSWER, SHORT_UNTIL = 60, 0.25
@@ -32,7 +32,7 @@ PINNED_FAMILIES: dict[str, Callable[[random.Random, Split], JobCase]] = {
     "choices": choice_job,
     "sudoku": sudoku_job,
 }
-PINNED_SHARES = {None: 0.58, "fill": 0.14, "choices": 0.12, "sudoku": 0.16}
+PINNED_SHARES = {None: 0.36, "fill": 0.17, "choices": 0.15, "sudoku": 0.32}
 """Of canvases with pins, by family; the rest has none, and is mixed by SHARES."""
 # The hardest of each family is drawn more often than users are thought to ask for it.
 TRAINING_INSTRUCTIONS = (*INSTRUCTIONS, REPLACE, REPLACE, REPLACE)
@@ -95,7 +95,7 @@ def make_pinned_example(
     rng: random.Random, tokenizer: TinyTokenizer, case: JobCase
 ) -> Example | None:
     """A window of a fill's template; None when it is too long."""
-    infill = make_infill(rng, case, tokenizer, tiny.VOCAB_SIZE, CANVASES)
+    infill = make_infill(rng, case, tokenizer, tiny.VOCAB_SIZE, PINNED_CANVASES)
     prompt = tokenizer.encode_chat([{"role": "user", "content": infill.prompt}])
     if len(infill.answer) > LONGEST_ANSWER or len(prompt) > LONGEST_PINNED_PROMPT:
         return None
@@ -132,11 +132,13 @@ def batches(
         while len(pool) < 2_000:
             if example := draw_example(rng, tokenizer, longest):
                 pool.append(example)
-        pool.sort(key=lambda example: (len(example.answer), len(example.prompt)))
+        pool.sort(key=lambda e: (len(e.canvases), len(e.answer), len(e.prompt)))
         groups: list[list[Example]] = [[]]
         for example in pool:
-            rows = len(example.answer) * 1.5 * CANVASES + len(example.text)
-            if (len(groups[-1]) + 1) * rows > MAX_ROWS:
+            num_canvases = len(example.canvases)
+            rows = len(example.answer) * 1.5 * num_canvases + len(example.text)
+            is_other = bool(groups[-1]) and len(groups[-1][0].canvases) != num_canvases
+            if is_other or (len(groups[-1]) + 1) * rows > MAX_ROWS:
                 groups.append([])
             groups[-1].append(example)
         rng.shuffle(groups)
