@@ -43,8 +43,7 @@ class Question:
     key: names it within its job, in seeds and in checks. judge: from the answer's text to the
     value to keep; raises Rejected for an answer that does not do. must_converge: whether a best
     guess is refused (where the judge cannot prove an answer right). draft_ids: what the canvas starts
-    from, by the draft noise and renoise that start_of gives for an attempt.
-    expected_tokens: of the answer, for estimates.
+    from, where the decoding lets it. expected_tokens: of the answer, for estimates.
     """
 
     key: str
@@ -53,8 +52,8 @@ class Question:
     max_new_tokens: int
     expected_tokens: int
     judge: Callable[[str], str]
+    decoding: Decoding
     draft_ids: tuple[int, ...] = ()
-    start_of: Callable[[int], tuple[float, float]] = lambda attempt: (1.0, 1.0)
     must_converge: bool = True
 
 
@@ -82,7 +81,7 @@ def ask(job: Job, questions: Sequence[Question], context: Context, max_attempts:
     for attempt in range(max_attempts):
         if not pending:
             break
-        results = yield [_request(job, question, attempt) for question in pending]
+        results = yield [_request(job, question, attempt, context) for question in pending]
         for question, result in zip(pending, results, strict=True):
             answers[question.key] = _judged(question, result, context.tokenizer)
         pending = [question for question in pending if answers[question.key].value is None]
@@ -120,23 +119,26 @@ def piece_question(
         max_new_tokens=max(2 * rows, round_up(2 * decoding.needed(len(source_ids)))),
         expected_tokens=len(source_ids),
         judge=judge,
+        decoding=decoding,
         draft_ids=source_ids[:rows],
-        start_of=decoding.start_of,
         must_converge=must_converge,
     )
 
 
-def _request(job: Job, question: Question, attempt: int) -> Request:
-    noise, renoise = question.start_of(attempt)
+def _request(job: Job, question: Question, attempt: int, context: Context) -> Request:
+    decoding = question.decoding
+    noise, renoise = decoding.start_of(attempt)
+    least_rows = context.canvas_length if decoding.full_width else 0
     warm = noise < 1 and bool(question.draft_ids)
     return Request(
         prompt_ids=question.prompt_ids,
-        max_new_tokens=question.max_new_tokens,
+        max_new_tokens=max(question.max_new_tokens, least_rows),
         seed=seed_of(job, question.key, attempt),
-        canvas_length=question.canvas_length,
+        canvas_length=max(question.canvas_length, least_rows),
         draft_ids=question.draft_ids if warm else (),
         draft_noise=noise if warm else 0.0,
         draft_renoise=renoise if warm else 1.0,
+        sampling=decoding.sampling,
     )
 
 

@@ -1,8 +1,9 @@
-"""How each kind of job is decoded: draft noise, sizes, attempts.
+"""How each kind of job is decoded: draft noise, sizes, attempts, stop rule.
 
 The defaults suit any checkpoint. A checkpoint says what suits it better in an optional
 ``dgq.json`` in its folder: an object of kinds (``fill``, ``reformat_python``, ``reformat_json``,
-``reformat_other``, ``rewrite``), each an object with some of Decoding's fields.
+``reformat_other``, ``rewrite``), each an object with some of Decoding's fields; ``sampling`` there is an
+object of SamplingConfig's fields, and what it leaves out is as in generation_config.json.
 """
 
 import json
@@ -10,7 +11,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args
 
-from dgq.engine.request import ROW_MULTIPLE
+from dgq.engine.errors import RequestError
+from dgq.engine.generation_config import read_generation_config
+from dgq.engine.request import ROW_MULTIPLE, SamplingConfig
 
 from .errors import DecodingError
 
@@ -21,6 +24,8 @@ rule's values. typed: a number, a date, or a text that matches a pattern. free: 
 
 SLOT_KINDS: tuple[SlotKind, ...] = get_args(SlotKind)
 PER_ATTEMPT = ("draft_noise", "draft_renoise")
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -49,6 +54,9 @@ class Decoding:
     pinned: the kinds of slot, of SLOT_KINDS, that are filled inside their text; the
         others are filled by their values (fill only).
     pinned_slot_tokens: rows for the value of such a slot, of no known length, at first (fill only).
+    full_width: every canvas has all the rows that the checkpoint was trained with, in place of as
+        many as the answer needs.
+    sampling: the denoising loop's knobs; None takes the checkpoint's.
     """
 
     draft_noise: tuple[float, ...] = (0.5,)
@@ -59,6 +67,8 @@ class Decoding:
     slot_tokens: int = 48
     pinned: tuple[str, ...] = ()
     pinned_slot_tokens: int = 24
+    full_width: bool = False
+    sampling: SamplingConfig | None = None
 
     def __post_init__(self) -> None:
         """Raise DecodingError, naming the field, for a value of the wrong type or out of range."""
@@ -66,6 +76,8 @@ class Decoding:
             shares = getattr(self, name)
             if not (isinstance(shares, tuple) and shares and all(map(_is_share, shares))):
                 raise DecodingError(f"{name} must be a list of numbers in 0..1, not {shares!r}")
+        if not isinstance(self.full_width, bool):
+            raise DecodingError(f"full_width must be true or false, not {self.full_width!r}")
         for name, low, high in (
             ("piece_tokens", 8, 100_000),
             ("room", 0.25, 16),
@@ -132,30 +144,66 @@ def load_decoding(model_path: Path) -> Decodings:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DecodingError(f"{path} is not JSON: {error}") from error
+    sampling = read_generation_config(Path(model_path)).sampling
     try:
-        return _changed(data)
+        return _changed(data, sampling)
     except DecodingError as error:
         raise DecodingError(f"{path}: {error}") from error
 
 
-def _changed(data: Any) -> Decodings:
+def _changed(data: Any, sampling: SamplingConfig) -> Decodings:
     kinds = [field.name for field in fields(Decodings)]
-    knobs = [field.name for field in fields(Decoding)]
     decodings = DEFAULT_DECODINGS
     if not isinstance(data, dict):
         raise DecodingError("must hold an object")
     for kind, values in data.items():
         if kind not in kinds:
             raise DecodingError(f"unknown kind {kind!r}; known are {', '.join(kinds)}")
-        if not isinstance(values, dict):
-            raise DecodingError(f"{kind} must be an object")
-        for name in values:
-            if name not in knobs:
-                raise DecodingError(f"unknown field {kind}.{name}; known are {', '.join(knobs)}")
-        try:
-            given = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-            decoding = replace(getattr(decodings, kind), **given)
-        except DecodingError as error:
-            raise DecodingError(f"{kind}.{error}") from error
+        decoding = changed_decoding(getattr(decodings, kind), values, sampling, kind)
         decodings = replace(decodings, **{kind: decoding})
     return decodings
+
+
+def changed_decoding(
+    decoding: Decoding, values: Any, sampling: SamplingConfig, where: str
+) -> Decoding:
+    """A decoding with some fields replaced by what JSON says; ``sampling`` where it has none.
+
+    Raises DecodingError, naming the field, which is inside ``where``.
+    """
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in _object_of(values, Decoding, where).items()
+    }
+    if "sampling" in given:
+        inside = f"{where}.sampling"
+        knobs = _object_of(given["sampling"], SamplingConfig, inside)
+        given["sampling"] = _changed_sampling(decoding.sampling or sampling, knobs, inside)
+    try:
+        return replace(decoding, **given)
+    except DecodingError as error:
+        raise DecodingError(f"{where}.{error}") from error
+
+
+def _object_of(values: Any, kind: type[Decoding | SamplingConfig], where: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise DecodingError(f"{where} must be an object")
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise DecodingError(f"unknown field {where}.{name}; known are {', '.join(known)}")
+    return values
+
+
+def _changed_sampling(
+    sampling: SamplingConfig, knobs: dict[str, Any], where: str
+) -> SamplingConfig:
+    for name, value in knobs.items():
+        wanted = type(getattr(sampling, name))
+        fits = _is_number(value) if wanted is float else type(value) is wanted
+        if not fits:
+            raise DecodingError(f"{where}.{name} must be {_WORDS[wanted]}, not {value!r}")
+    try:
+        return replace(sampling, **knobs)
+    except RequestError as error:
+        raise DecodingError(f"{where}: {error}") from error

@@ -99,6 +99,7 @@ class PinnedSlots:
             rows_of,
             self.context.tokenizer,
             self.context.canvas_length,
+            full_width=self.context.decodings.fill.full_width,
         )
 
     def prompt_ids(self, window: Window) -> tuple[int, ...]:
@@ -140,6 +141,7 @@ class PinnedSlots:
             pins=window.pins,
             scored=tuple((row, tuple(sorted(tokens))) for row, tokens in sorted(scored.items())),
             num_candidates=0 if are_all_scored else NUM_CANDIDATES,
+            sampling=self.context.decodings.fill.sampling,
         )
 
 

@@ -19,6 +19,7 @@ def value_question(job: FillJob, slot: str, template: str, context: Context) -> 
         max_new_tokens=max(4 * rows, round_up(job.rule(slot).max_length or 0)),
         expected_tokens=expected,
         judge=lambda answer: judged_value(job, slot, answer),
+        decoding=context.decodings.fill,
     )
 
 

@@ -15,7 +15,7 @@ from .json_splitting import join_json, split_json
 from .prompts import reformat_prompt
 from .result import Check
 from .same_program import check_parses, difference
-from .splitting import Part, join_parts, split_python
+from .splitting import WRAPPER, Part, join_parts, split_python, unwrapped
 from .styles import Style, language_of, style_of
 
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)\n?```", re.DOTALL)
@@ -56,18 +56,18 @@ def plan(job: ReformatJob, context: Context) -> ReformatPlan:
     check_parses(code, language)
     decoding = _decoding(language, context)
     parts = _parts(code, language, style, decoding, context)
-    texts = [part.text for part in parts if part.ask]
+    asked = [part for part in parts if part.ask]
     questions = [
         piece_question(
-            f"piece {number} of {len(texts)}",
-            reformat_prompt(language, style.words, text),
-            text,
-            _judge(text, language, style),
+            f"piece {number} of {len(asked)}",
+            reformat_prompt(language, style.words, part.text),
+            part.text,
+            _judge(part, language, style),
             context,
             decoding,
             must_converge=False,
         )
-        for number, text in enumerate(texts, 1)
+        for number, part in enumerate(asked, 1)
     ]
     bom = _BOM if job.code.startswith(_BOM) else ""
     return ReformatPlan(code, language, style, tuple(parts), tuple(questions), bom, crlf)
@@ -105,7 +105,7 @@ def _parts(
         return len(context.tokenizer.encode(text))
 
     if language == "python":
-        return split_python(code, decoding.piece_tokens, measure)
+        return split_python(code, decoding.piece_tokens, measure, inside=style.indent is not None)
     core = code.strip() if language == "json" else code.strip("\n").rstrip()
     parts = [Part(core, ask=True)] if core.strip() else []
     if style.json_layout and parts:
@@ -113,7 +113,9 @@ def _parts(
     return [*parts, Part("\n", ask=False)] if code.endswith("\n") else parts
 
 
-def _judge(source: str, language: str, style: Style) -> Callable[[str], str]:
+def _judge(part: Part, language: str, style: Style) -> Callable[[str], str]:
+    source = part.text
+
     def judge(answer: str) -> str:
         text = with_line_ends_of(source, answer).strip("\r\n").rstrip()
         if fenced := _FENCED.fullmatch(text.strip()):
@@ -122,6 +124,10 @@ def _judge(source: str, language: str, style: Style) -> Callable[[str], str]:
             raise Rejected("same program", wrong)
         if style.check and (wrong := style.check(text)):
             raise Rejected("style", wrong)
+        if part.wrapped and language == "python":
+            if (body := unwrapped(text, " " * (style.indent or 0))) is None:
+                raise Rejected("style", f"not below a line {WRAPPER!r}")
+            return body
         return text
 
     return judge

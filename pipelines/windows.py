@@ -55,11 +55,14 @@ def next_window(
     rows_of: RowsOf,
     tokenizer: TextTokenizer,
     canvas_length: int,
+    *,
+    full_width: bool = False,
 ) -> Window:
     """The window that starts at the first ready slot.
 
     values: of the slots known so far. ready: the slots to be asked for, at least one; others
-    without a value are free rows behind that slot, and keep their mark before it.
+    without a value are free rows behind that slot, and keep their mark before it. full_width: the
+    canvas has canvas_length rows, else as few as the window needs.
     """
     texts, names = _open_parts(template, values, ready)
     literals = [
@@ -73,7 +76,7 @@ def next_window(
     taken, used = _fitting(widths, literals, canvas_length)
     behind = literals[taken].token_ids
     ahead = min(len(behind), LOOK_AHEAD_ROWS, canvas_length - used)
-    num_rows = round_up(used + ahead)
+    num_rows = canvas_length if full_width else round_up(used + ahead)
     ahead += min(num_rows - used - ahead, len(behind) - ahead)
     before = literals[0].token_ids
     left = min(num_rows - used - ahead, len(before))

@@ -15,7 +15,7 @@ from .choices import choice_job
 from .fills import fill_job
 from .infills import make_infill
 from .json_documents import json_job
-from .python_functions import python_job
+from .python_functions import python_job, python_piece
 from .rewrites import INSTRUCTIONS, REPLACE, rewrite_case
 from .standard_library import sentences
 from .sudoku import sudoku_job
@@ -37,6 +37,7 @@ PINNED_SHARES = {None: 0.36, "fill": 0.17, "choices": 0.15, "sudoku": 0.32}
 # The hardest of each family is drawn more often than users are thought to ask for it.
 TRAINING_INSTRUCTIONS = (*INSTRUCTIONS, REPLACE, REPLACE, REPLACE)
 LEAST_LEAVES = (2, 4)
+SHARE_OF_PIECES = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ def draw_case(rng: random.Random) -> Case:
         return rewrite_case(rng, "train", sentences("train"), TRAINING_INSTRUCTIONS)[1]
     if kind == "json":
         return json_job(rng, "train", rng.choice(LEAST_LEAVES)).cases[0]
+    if kind == "python" and rng.random() < SHARE_OF_PIECES:
+        return python_piece(rng)
     job = {"fill": fill_job, "choices": choice_job, "python": python_job}[kind](rng, "train")
     return rng.choice(job.cases)
 

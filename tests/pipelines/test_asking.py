@@ -1,6 +1,10 @@
+from dataclasses import replace
+
+from dgq.engine.request import SamplingConfig
 from dgq.pipelines.asking import seed_of
-from dgq.pipelines.decoding import Decoding
+from dgq.pipelines.decoding import Decoding, Decodings
 from dgq.pipelines.job import RewriteJob
+from dgq.pipelines.run import RunOptions, run_jobs
 
 SEED = 7702167454484527886
 
@@ -25,3 +29,19 @@ def test_seeds_depend_on_the_job_the_piece_and_the_attempt_only():
 def test_rows_are_multiples_of_16_and_capped():
     decoding = Decoding(room=1.5)
     assert [decoding.rows(tokens, 256) for tokens in (0, 8, 9, 20, 1000)] == [16, 16, 32, 48, 256]
+
+
+def test_a_request_carries_the_sampling_and_the_width_of_its_kind(engine):
+    sampling = SamplingConfig(max_denoising_steps=7, stop_rule="plateau")
+    job = RewriteJob(id="a", text="Some words.", instruction="i")
+
+    def request(decoding):
+        fake = engine(lambda _: "Some words.")
+        decodings = replace(Decodings(), rewrite=decoding)
+        list(run_jobs([job], fake, options=RunOptions(decodings=decodings)))
+        return fake.requests[0]
+
+    narrow, wide = request(Decoding()), request(Decoding(full_width=True, sampling=sampling))
+    assert (narrow.canvas_length, narrow.sampling) == (16, None)
+    assert (wide.canvas_length, wide.sampling) == (256, sampling)
+    assert wide.max_new_tokens == 256 and wide.draft_ids == narrow.draft_ids

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from dgq.engine.request import SamplingConfig
 from dgq.pipelines.decoding import Decodings, load_decoding
 from dgq.pipelines.errors import DecodingError
 
@@ -24,6 +25,20 @@ def test_a_file_changes_some_fields(tmp_path):
     assert decodings.reformat_json == Decodings().reformat_json
 
 
+def test_a_kind_may_sample_otherwise_than_the_checkpoint(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"max_denoising_steps": 24, "t_max": 0.9}')
+    (tmp_path / "dgq.json").write_text(
+        """{"fill": {"full_width": true, "sampling": {"max_denoising_steps": 8, "t_min": 0.3,
+        "stop_to_end": true, "stop_rule": "plateau"}}}"""
+    )
+    decodings = load_decoding(tmp_path)
+    assert decodings.fill.sampling == SamplingConfig(
+        max_denoising_steps=8, t_max=0.9, t_min=0.3, stop_to_end=True, stop_rule="plateau"
+    )
+    assert decodings.fill.full_width and not decodings.rewrite.full_width
+    assert decodings.rewrite.sampling is None
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -39,6 +54,18 @@ def test_a_file_changes_some_fields(tmp_path):
         ('{"fill": {"room": "wide"}}', "fill.room must be a number"),
         ('{"fill": {"max_attempts": 1.5}}', "fill.max_attempts must be a whole number"),
         ('{"fill": {"max_attempts": true}}', "whole number"),
+        ('{"fill": {"full_width": 1}}', "fill.full_width must be true or false"),
+        ('{"fill": {"sampling": []}}', "fill.sampling must be an object"),
+        (
+            '{"fill": {"sampling": {"steps": 1}}}',
+            "unknown field fill.sampling.steps; known are max",
+        ),
+        ('{"fill": {"sampling": {"t_min": "low"}}}', "fill.sampling.t_min must be a number"),
+        ('{"fill": {"sampling": {"max_rerolls": 0.5}}}', "max_rerolls must be a whole number"),
+        ('{"fill": {"sampling": {"max_rerolls": true}}}', "max_rerolls must be a whole number"),
+        ('{"fill": {"sampling": {"stop_to_end": 1}}}', "stop_to_end must be true or false"),
+        ('{"fill": {"sampling": {"stop_rule": 1}}}', "stop_rule must be a name"),
+        ('{"fill": {"sampling": {"stop_rule": "x"}}}', "fill.sampling: stop_rule must be one of"),
         ("\xff", "cannot read"),
     ],
 )

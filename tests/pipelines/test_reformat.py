@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgq.pipelines.job import ReformatJob
+from dgq.pipelines.splitting import WRAPPER
 
 UNTIDY = "import  os\n\n\ndef f(a,b = 1):\n  # add\n  return a+b\nclass A:\n  x=1\n"
 TIDY = "import os\n\n\ndef f(a, b=1):\n    # add\n    return a + b\nclass A:\n    x = 1\n"
+HEAD = WRAPPER + "\n    "
 PIECES = {
-    "import  os": "import os",
+    HEAD + "import  os": HEAD + "import os",
     "def f(a,b = 1):\n  # add\n  return a+b": "def f(a, b=1):\n    # add\n    return a + b",
     "class A:\n  x=1": "class A:\n    x = 1",
 }
@@ -57,11 +59,13 @@ def test_a_long_source_takes_several_canvases(run_one):
 @pytest.mark.parametrize(
     ("answer", "check"),
     [
-        ("x = 2", "same program"),
-        ("x = (", "same program"),
+        (HEAD + "x = 2", "same program"),
+        (HEAD + "x = (", "same program"),
         ("", "same program"),
-        ("x =1", "style"),
-        ("x = 1  # done", "same program"),
+        ("x = 1", "same program"),
+        (HEAD + "x =1", "style"),
+        (WRAPPER + " x = 1", "style"),
+        (HEAD + "x = 1  # done", "same program"),
     ],
 )
 def test_a_bad_answer_brings_the_original_back(run_one, answer, check):
@@ -73,12 +77,12 @@ def test_a_bad_answer_brings_the_original_back(run_one, answer, check):
 
 
 def test_a_right_guess_counts_even_if_it_did_not_converge(run_one):
-    result, _ = run_one(job("x=1"), lambda _: ("x = 1", "unconverged"))
+    result, _ = run_one(job("x=1"), lambda _: (HEAD + "x = 1", "unconverged"))
     assert (result.status, result.output) == ("ok", "x = 1")
 
 
 def test_an_answer_in_a_fence_is_taken_out_of_it(run_one):
-    result, _ = run_one(job("x=1"), lambda _: "```python\nx = 1\n```")
+    result, _ = run_one(job("x=1"), lambda _: f"```python\n{HEAD}x = 1\n```")
     assert result.output == "x = 1"
 
 

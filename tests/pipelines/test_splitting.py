@@ -7,15 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgq.pipelines.same_program import difference
-from dgq.pipelines.splitting import join_parts, split_python
+from dgq.pipelines.splitting import WRAPPER, join_parts, split_python, unwrapped
 
 
 def words(text):
     return len(text.split())
 
 
+def own(part):
+    """The part's text without the head that is not in the file."""
+    if not part.wrapped:
+        return part.text
+    level = part.indent[: len(part.indent) // part.depth] if part.depth else "    "
+    return unwrapped(part.text, level)
+
+
 def texts(parts):
-    return [part.text for part in parts]
+    return [own(part) for part in parts]
 
 
 @pytest.mark.parametrize(
@@ -53,13 +61,13 @@ def test_borders():
     code = (
         "import a\nimport b\n\n\n# about f\n@d\ndef f():\n    pass\ndef g(): pass\nx = 1\n# end\n"
     )
-    assert [part.text for part in split_python(code, 100, words) if part.ask] == [
+    assert [own(part) for part in split_python(code, 100, words) if part.ask] == [
         "import a\nimport b",
         "# about f\n@d\ndef f():\n    pass",
         "def g(): pass",
         "x = 1\n# end",
     ]
-    assert [part.text for part in split_python(code, 2, words) if part.ask][:2] == [
+    assert [own(part) for part in split_python(code, 2, words) if part.ask][:2] == [
         "import a",
         "import b",
     ]
@@ -80,18 +88,70 @@ CLASS = """class A(B):
 
 
 def test_a_long_class_is_split_at_its_members():
-    parts = split_python(CLASS, 6, words)
+    parts = split_python(CLASS, 9, words)
     asked = [part for part in parts if part.ask]
     assert [part.text for part in asked] == [
-        "class A(B):\n  '''One line.'''",
-        "x = 1",
+        "class A(B):\n  '''One line.'''\n  x = 1",
         "def f(self):\n  return 1",
         "# about g\ndef g(self):\n  if self:\n    return 2",
     ]
-    assert [part.indent for part in asked] == ["", "  ", "  ", "  "]
+    assert [part.indent for part in asked] == ["", "  ", "  "]
     assert join_parts(parts, texts(parts)) == CLASS
     wider = [re.sub(r"(?m)^( +)", r"\1\1", part.text) for part in parts]
     assert join_parts(parts, wider, "    ") == re.sub(r"(?m)^( +)", r"\1\1", CLASS)
+
+
+FUNCTION = """@d
+def f(a):
+\tx=1
+
+\tfor y in x:
+\t\twith y:
+\t\t\tg(y)
+\t\t\th(y)
+\t\tif a:
+\t\t\ty=2
+\t# about the result
+\treturn x
+"""
+
+
+def test_a_long_function_is_split_at_its_statements_to_any_depth():
+    parts = split_python(FUNCTION, 6, words)
+    asked = [part for part in parts if part.ask]
+    assert [own(part) for part in asked] == [
+        "@d\ndef f(a):\n\tx=1",
+        "for y in x:\n\twith y:\n\t\tg(y)",
+        "h(y)",
+        "if a:\n\ty=2",
+        "# about the result\nreturn x",
+    ]
+    assert [part.depth for part in asked] == [0, 1, 3, 2, 1]
+    assert [part.text.startswith(WRAPPER) for part in asked] == [False, True, True, True, True]
+    assert asked[3].text == f"{WRAPPER}\n\tif a:\n\t\ty=2"
+    assert join_parts(parts, texts(parts)) == FUNCTION
+    spaced = [text.replace("\t", "  ") for text in texts(parts)]
+    assert join_parts(parts, spaced, "  ") == FUNCTION.replace("\t", "  ")
+
+
+def test_without_borders_inside_functions_stay_whole_and_statements_bare():
+    assert [part.text for part in split_python(FUNCTION, 6, words, inside=False) if part.ask] == [
+        FUNCTION.rstrip()
+    ]
+    assert [part.text for part in split_python("x = 1\n", 6, words, inside=False) if part.ask] == [
+        "x = 1"
+    ]
+
+
+def test_statements_that_hold_a_string_of_several_lines_wear_no_head():
+    (part,) = split_python("x = '''a\n b'''", 10, words)
+    assert (part.text, part.wrapped) == ("x = '''a\n b'''", False)
+
+
+def test_an_answer_without_the_head_is_none():
+    assert unwrapped(f"{WRAPPER}\n  x = 1\n  if x:\n    y", "  ") == "x = 1\nif x:\n  y"
+    assert unwrapped("x = 1", "  ") is None and unwrapped(WRAPPER, "  ") is None
+    assert unwrapped("def g(self):\n  x = 1", "  ") is None
 
 
 @pytest.mark.parametrize(
