@@ -8,6 +8,7 @@ whole value is judged by the rule itself.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import regex
 
@@ -65,19 +66,16 @@ def _date_pattern(form: str) -> str | None:
     wanted = [_DIRECTIVES.get(name) for name in parts[1::2]]
     if None in wanted:
         return None
-    pattern = regex.escape(parts[0])
+    pattern = re.escape(parts[0])
     for directive, literal in zip(wanted, parts[2::2], strict=True):
-        pattern += f"{directive}{regex.escape(literal)}"
+        pattern += f"{directive}{re.escape(literal)}"
     return pattern
 
 
 def _partial_match(pattern: str | None) -> MayBegin:
     if pattern is None:
         return lambda text: True
-    try:
-        compiled = regex.compile(pattern)
-    except regex.error:  # a pattern that re knows and regex does not
-        return lambda text: True
+    compiled: Any = regex.compile(pattern)
 
     def matches(text: str) -> bool:
         try:

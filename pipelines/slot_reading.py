@@ -128,7 +128,10 @@ class _Search:
                     probability = math.exp(best.weakest)
                     raise Rejected("unsure", f"{value[:80]!r} has a token of {probability:.2f}")
                 return value
-        raise self._refused or Rejected("rule", "no text that the rule allows is likely")
+        if self._refused:
+            raise self._refused
+        said = self._tokenizer.decode([row[0][0] for row in self._candidates]).strip()
+        raise Rejected("rule", f"{said[:80]!r} is not allowed, and no allowed text is likely")
 
     def _extend(self, partial: _Partial) -> None:
         filler = self._tokenizer.pad_id

@@ -98,7 +98,8 @@ def _open_parts(
     template: Template, values: Mapping[str, str], ready: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """The texts around the open slots, one more than there are, and the open slots' names."""
-    texts, names = [template.literals[0]], []
+    texts: list[str] = [template.literals[0]]
+    names: list[str] = []
     for slot, literal in zip(template.slots, template.literals[1:], strict=True):
         if slot in values:
             texts[-1] += values[slot] + literal

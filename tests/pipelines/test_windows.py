@@ -35,9 +35,7 @@ def test_known_values_are_literals_and_what_is_written_goes_in_front(blank_first
     text = "".join(f"line {i}\n" for i in range(20)) + "{{a}} of {{b}} and {{c}} end"
     window = window_of(text, blank_first, values={"a": "two"}, canvas_length=32)
     written = blank_first.decode(window.prefix_ids) + shown(window, blank_first)
-    assert written == text.replace("{{a}}", "two").replace(" {{b}}", "___").replace(
-        " {{c}}", "___"
-    )
+    assert written == text.replace("{{a}}", "two").replace(" {{b}}", "___").replace(" {{c}}", "___")
     assert window.num_rows == 16  # all of it text, where there is text
 
 
