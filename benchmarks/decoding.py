@@ -248,25 +248,25 @@ def settings_of(sweep: str, extra: Sequence[str]) -> dict[str, Changes]:
     return settings
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows of one family as Markdown."""
-    columns: list[tuple[str, Callable[[Row], str]]] = [
-        ("setting", lambda row: row.setting),
-        ("exact", lambda row: f"{row.exact:.1%}"),
-        ("passed", lambda row: f"{row.passed_checks:.1%}"),
-        ("steps/canvas", lambda row: f"{row.steps_per_canvas:.2f}"),
-        ("steps p50/p90/max", lambda row: quantiles(row.histogram)),
-        ("requests/job", lambda row: f"{row.requests_per_job:.2f}"),
-        ("rows/job", lambda row: f"{row.rows_per_job:.0f}"),
-        ("read/job", lambda row: f"{row.prompt_tokens_per_job:.0f}"),
-        ("recall", lambda row: "" if row.edit_recall is None else f"{row.edit_recall:.1%}"),
-        ("copies", lambda row: "" if row.copies is None else f"{row.copies:.1%}"),
-        ("jobs/s", lambda row: f"{row.jobs_per_second:.1f}"),
-        ("jobs/CPU s", lambda row: f"{row.jobs_per_cpu_second:.1f}"),
-    ]
-    lines = [[name for name, _ in columns], ["---"] * len(columns)]
-    lines += [[show(row) for _, show in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
+    ("setting", lambda row: row.setting),
+    ("exact", lambda row: f"{row.exact:.1%}"),
+    ("passed", lambda row: f"{row.passed_checks:.1%}"),
+    ("steps/canvas", lambda row: f"{row.steps_per_canvas:.2f}"),
+    ("steps p50/p90/max", lambda row: quantiles(row.histogram)),
+    ("requests/job", lambda row: f"{row.requests_per_job:.2f}"),
+    ("rows/job", lambda row: f"{row.rows_per_job:.0f}"),
+    ("read/job", lambda row: f"{row.prompt_tokens_per_job:.0f}"),
+    ("recall", lambda row: "" if row.edit_recall is None else f"{row.edit_recall:.1%}"),
+    ("copies", lambda row: "" if row.copies is None else f"{row.copies:.1%}"),
+    ("jobs/s", lambda row: f"{row.jobs_per_second:.1f}"),
+    ("jobs/CPU s", lambda row: f"{row.jobs_per_cpu_second:.1f}"),
+]
+
+
+def print_line(cells: Sequence[str]) -> None:
+    """A line of a Markdown table."""
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def quantiles(histogram: dict[int, int]) -> str:
@@ -293,15 +293,17 @@ def main() -> None:
         for family in arguments.families:
             cases = held_out_jobs(family, arguments.jobs, arguments.seed)
             kind = KINDS[family]
-            rows: list[Row] = []
+            print(f"\n{family}, {len(cases)} jobs\n")
+            print_line([name for name, _ in COLUMNS])
+            print_line(["---"] * len(COLUMNS))
             for name, changes in settings_of(arguments.sweep, arguments.set).items():
                 if arguments.only not in name:
                     continue
                 decoding = changed_decoding(getattr(shipped, kind), changes, sampling, kind)
                 row = measure(engine, family, cases, replace(shipped, **{kind: decoding}))
-                rows.append(replace(row, setting=name))
-            print(f"\n{family}, {len(cases)} jobs\n\n{table(rows)}", flush=True)
-            report += [asdict(row) for row in rows]
+                row = replace(row, setting=name)
+                print_line([show(row) for _, show in COLUMNS])
+                report.append(asdict(row))
     print(json.dumps(report))
 
 

@@ -7,7 +7,7 @@ its Outcome. So a kind knows no engine and no threads, and many jobs are driven 
 import hashlib
 import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dgq.engine.request import Request, Result
 
@@ -74,7 +74,8 @@ Asking = Generator[list[Request], list[Result], list[Answer]]
 def ask(job: Job, questions: Sequence[Question], context: Context, max_attempts: int) -> Asking:
     """Ask all questions together, then those that failed again, with new seeds, and so on.
 
-    Returns an Answer for each question, in order.
+    An answer that did not fit its canvas was continued in another; if it failed, it may be for that,
+    and the next attempt's canvas is twice as wide. Returns an Answer for each question, in order.
     """
     answers: dict[str, Answer] = {}
     pending = list(questions)
@@ -84,8 +85,19 @@ def ask(job: Job, questions: Sequence[Question], context: Context, max_attempts:
         results = yield [_request(job, question, attempt, context) for question in pending]
         for question, result in zip(pending, results, strict=True):
             answers[question.key] = _judged(question, result, context.tokenizer)
-        pending = [question for question in pending if answers[question.key].value is None]
+        pending = [
+            _wider(question, result, context)
+            for question, result in zip(pending, results, strict=True)
+            if answers[question.key].value is None
+        ]
     return [answers[question.key] for question in questions]
+
+
+def _wider(question: Question, result: Result, context: Context) -> Question:
+    if result.num_canvases == 1:
+        return question
+    rows = min(2 * question.canvas_length, context.canvas_length)
+    return replace(question, canvas_length=rows, max_new_tokens=max(question.max_new_tokens, rows))
 
 
 def seed_of(job: Job, key: str, attempt: int) -> int:
@@ -120,7 +132,7 @@ def piece_question(
         expected_tokens=len(source_ids),
         judge=judge,
         decoding=decoding,
-        draft_ids=source_ids[:rows],
+        draft_ids=source_ids,
         must_converge=must_converge,
     )
 
@@ -129,13 +141,14 @@ def _request(job: Job, question: Question, attempt: int, context: Context) -> Re
     decoding = question.decoding
     noise, renoise = decoding.start_of(attempt)
     least_rows = context.canvas_length if decoding.full_width else 0
+    rows = max(question.canvas_length, least_rows)
     warm = noise < 1 and bool(question.draft_ids)
     return Request(
         prompt_ids=question.prompt_ids,
         max_new_tokens=max(question.max_new_tokens, least_rows),
         seed=seed_of(job, question.key, attempt),
-        canvas_length=max(question.canvas_length, least_rows),
-        draft_ids=question.draft_ids if warm else (),
+        canvas_length=rows,
+        draft_ids=question.draft_ids[:rows] if warm else (),
         draft_noise=noise if warm else 0.0,
         draft_renoise=renoise if warm else 1.0,
         sampling=decoding.sampling,

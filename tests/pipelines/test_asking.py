@@ -1,8 +1,9 @@
 from dataclasses import replace
 
-from dgq.engine.request import SamplingConfig
-from dgq.pipelines.asking import seed_of
+from dgq.engine.request import Result, SamplingConfig
+from dgq.pipelines.asking import ask, piece_question, seed_of
 from dgq.pipelines.decoding import Decoding, Decodings
+from dgq.pipelines.errors import Rejected
 from dgq.pipelines.job import RewriteJob
 from dgq.pipelines.run import RunOptions, run_jobs
 
@@ -45,3 +46,25 @@ def test_a_request_carries_the_sampling_and_the_width_of_its_kind(engine):
     assert (narrow.canvas_length, narrow.sampling) == (16, None)
     assert (wide.canvas_length, wide.sampling) == (256, sampling)
     assert wide.max_new_tokens == 256 and wide.draft_ids == narrow.draft_ids
+
+
+def test_after_an_answer_that_did_not_fit_the_canvas_is_wider(context):
+    """One that fitted and failed is asked again as it was; one that needed more rows, wider."""
+
+    def refuse(answer):
+        raise Rejected("finished", "no")
+
+    job = RewriteJob(id="a", text="t", instruction="i")
+    decoding = Decoding(room=0.5, draft_noise=(0.0,))
+    source = " ".join(f"word{i}" for i in range(100))
+    question = piece_question("1", "p", source, refuse, context, decoding, must_converge=True)
+    asking = ask(job, [question], context, 5)
+    (request,) = next(asking)
+    widths, drafts = [request.canvas_length], [len(request.draft_ids)]
+    for num_canvases in (1, 2, 2, 2):
+        (request,) = asking.send([Result((), "stop", num_canvases, 5, 0, 0.0, 0.1)])
+        widths.append(request.canvas_length)
+        drafts.append(len(request.draft_ids))
+        assert request.max_new_tokens >= request.canvas_length
+    assert widths == [112, 112, 224, 256, 256]
+    assert drafts == [112, 112, 199, 199, 199]
