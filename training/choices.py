@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from . import values
-from .case import JobCase, Split, pick
+from .case import JobCase, Split
 from .fills import CONCEPTS, Concept, make_letter
 
 SIZES = "tiny small medium large huge narrow wide short tall long slim broad".split()
@@ -15,52 +16,49 @@ PAYMENTS = "card cash invoice cheque transfer voucher credit deposit".split()
 LANGUAGES = "English German French Italian Spanish Dutch Danish Polish Greek Finnish".split()
 
 
-def _choice(make: Callable[[random.Random], str], name: str, letter: str, note: str) -> Concept:
+def _concept(make: Callable[[random.Random], str], name: str, letter: str, note: str) -> Concept:
     return Concept(make, tuple(name.split()), tuple(letter.split("|")), tuple(note.split("|")))
 
 
-def _one_of(words: list[str]) -> Callable[[random.Random], str]:
-    return lambda rng: rng.choice(words)
+def _words(words: list[str], name: str, letter: str, note: str) -> Concept:
+    concept = _concept(lambda rng: rng.choice(words), name, letter, note)
+    return replace(concept, is_closed=True)
 
 
 CHOICES = (
-    _choice(
-        _one_of(SIZES), "size width fit", "Size: {}.|You chose {}.", "They want {}.|Size is {}."
-    ),
-    _choice(_one_of(COLOURS), "colour shade tint", "Colour: {}.|It is {}.", "In {}.|Wants it {}."),
-    _choice(
-        _one_of(WEEKDAYS),
+    _words(SIZES, "size width fit", "Size: {}.|You chose {}.", "They want {}.|Size is {}."),
+    _words(COLOURS, "colour shade tint", "Colour: {}.|It is {}.", "In {}.|Wants it {}."),
+    _words(
+        WEEKDAYS,
         "weekday visit pickup",
         "See you on {}.|Pickup: {}.",
         "Comes on {}.|Best on {}.",
     ),
-    _choice(
-        _one_of(PRIORITIES),
+    _words(
+        PRIORITIES,
         "priority urgency level",
         "Priority: {}.|It is {}.",
         "Marked as {}.|It is {}.",
     ),
-    _choice(
-        _one_of(PAYMENTS), "payment method paid", "Paid by {}.|By {}.", "Pays by {}.|Paid by {}."
-    ),
-    _choice(
-        _one_of(LANGUAGES),
+    _words(PAYMENTS, "payment method paid", "Paid by {}.|By {}.", "Pays by {}.|Paid by {}."),
+    _words(
+        LANGUAGES,
         "language speech tongue",
         "We write in {}.|In {}.",
         "Speaks {}.|In {} only.",
     ),
-    _choice(
+    _concept(
         values.name, "plan tariff package", "Your plan is {}.|Plan: {}.", "On the {} plan.|Took {}."
     ),
 )
 NUMBERS = (
-    _choice(
+    _concept(
         lambda rng: str(rng.randint(2, 9999)),
         "quantity pieces count",
         "We packed {} pieces.|Quantity: {}.",
         "Ordered {} of them.|Needs {} pieces.",
     ),
-    _choice(
+    _concept(
         lambda rng: f"{rng.randint(1, 99)}.{rng.randint(1, 99)}",
         "weight kilos mass",
         "It weighs {} kg.|Weight: {} kg.",
@@ -105,7 +103,7 @@ def _options(rng: random.Random, split: Split, concept: Concept, answer: str) ->
     """Two to five values, the answer among them."""
     options = {answer}
     for _ in range(rng.randint(1, 6)):
-        options.add(pick(rng, concept.make, split))
+        options.add(concept.draw(rng, split))
     shuffled = sorted(options)[:5] if answer in sorted(options)[:5] else sorted(options)[-5:]
     rng.shuffle(shuffled)
     return shuffled

@@ -6,7 +6,7 @@ Chosen on held-out jobs of another seed than the reported figures (docs/benchmar
 from typing import Any
 
 DECODING: dict[str, dict[str, Any]] = {
-    "fill": {"slot_tokens": 31, "max_attempts": 6},
+    "fill": {"slot_tokens": 31, "pinned_slot_tokens": 12, "max_attempts": 6},
     "reformat_python": {
         "draft_noise": [0.0, 0.5, 1.0],
         "piece_tokens": 111,

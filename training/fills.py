@@ -14,12 +14,20 @@ from .case import Case, JobCase, Split, pick
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """A kind of value: names a slot or a field may have, and sentences that carry it."""
+    """A kind of value: names a slot or a field may have, and sentences that carry it.
+
+    is_closed: the values are a few words, known in both splits.
+    """
 
     make: Callable[[random.Random], str]
     names: tuple[str, ...]
     letter: tuple[str, ...]
     note: tuple[str, ...]
+    is_closed: bool = False
+
+    def draw(self, rng: random.Random, split: Split) -> str:
+        """A value of the split."""
+        return self.make(rng) if self.is_closed else pick(rng, self.make, split)
 
 
 CONCEPTS = (
@@ -127,7 +135,7 @@ def fill_job(rng: random.Random, split: Split) -> JobCase:
 def make_letter(rng: random.Random, split: Split, concepts: list[Concept]) -> Letter:
     """A letter with one slot for each concept, and a record with these facts and others."""
     slots = [rng.choice(concept.names) for concept in concepts]
-    answers = [pick(rng, concept.make, split) for concept in concepts]
+    answers = [concept.draw(rng, split) for concept in concepts]
     lines = [
         rng.choice(concept.letter).format("{{" + slot + "}}")
         for concept, slot in zip(concepts, slots, strict=True)
