@@ -29,21 +29,27 @@ class Rotary:
     def __init__(self, head_dim: int, theta: float, partial_rotary_factor: float = 1.0) -> None:
         num_angles = int(partial_rotary_factor * head_dim // 2)
         exponents = torch.arange(0, 2 * num_angles, 2, device="cpu").float() / head_dim
-        rest = torch.zeros(head_dim // 2 - num_angles, device="cpu")  # "proportional": no rotation
-        self.inverse_frequencies = torch.cat([1.0 / theta**exponents, rest])
+        self.inverse_frequencies = 1.0 / theta**exponents
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions [..] -> cos, sin, each [.., 1, head_dim]."""
+        """positions [..] -> cos, sin, each [.., 1, num_angles]."""
         inverse_frequencies = self.inverse_frequencies.to(positions.device)
         angles = positions[..., None, None].float() * inverse_frequencies
-        angles = torch.cat([angles, angles], dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + head_dim/2) of the last dimension."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs (i, i + head_dim/2) of the last dimension, for i < num_angles, in place.
+
+    The other pairs stay: "proportional" rotary embeddings turn a part of them only.
+    """
+    num_angles, half = cos.shape[-1], x.shape[-1] // 2
+    first, second = x[..., :num_angles], x[..., half : half + num_angles]
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    first.copy_(turned_first)
+    second.copy_(turned_second)
+    return x
 
 
 class Attention(nn.Module):
@@ -68,13 +74,13 @@ class Attention(nn.Module):
         self.v_norm = RMSNorm(self.head_dim, config.rms_norm_eps, with_scale=False)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        """x [.., d], rotary [.., 1, head_dim] each -> output [.., d]."""
+        """x [.., d], rotary [.., 1, num_angles] each -> output [.., d]."""
         heads = (*x.shape[:-1], -1, self.head_dim)
         cos, sin = rotary
-        query = rotate(self.q_norm(self.q_proj(x).view(heads)), cos, sin)
+        query = rotate_(self.q_norm(self.q_proj(x).view(heads)), cos, sin)
         raw_key = self.k_proj(x).view(heads)
         raw_value = raw_key if self.v_proj is None else self.v_proj(x).view(heads)
-        key = rotate(self.k_norm(raw_key), cos, sin)
+        key = rotate_(self.k_norm(raw_key), cos, sin)
         output: Tensor = self.o_proj(attend(query, key, self.v_norm(raw_value)).flatten(-2))
         return output
 

@@ -162,9 +162,7 @@ class Generation:
     def finish_canvas(self, outcome: Outcome) -> Verdict:
         """Decide on a canvas that stopped or used all its steps, and move on."""
         self._num_steps += outcome.num_steps
-        settled = (
-            outcome.converged or outcome.mean_entropy <= self.sampling.reroll_entropy_nats
-        )
+        settled = outcome.converged or outcome.mean_entropy <= self.sampling.reroll_entropy_nats
         if not settled and self.attempt < self.sampling.max_rerolls:
             self.attempt += 1
             self._num_rerolls += 1

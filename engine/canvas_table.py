@@ -65,14 +65,10 @@ class CanvasTable:
             if generation.number not in self._slots:
                 self._slots[generation.number] = self._free_slots.pop()
         device, width = self.ids.device, self.ids.shape[1]
-        base = torch.zeros(len(generations), width, dtype=torch.int64)
-        free = torch.zeros(len(generations), width, dtype=torch.bool)
-        for i, generation in enumerate(generations):
-            base[i, : generation.width] = torch.tensor(generation.start_ids())
-            free[i, : generation.width] = True
-            if pins := generation.pinned():
-                free[i, [row for row, _ in pins]] = False
-        base, free = base.to(device), free.to(device)
+        base = torch.tensor([_padded(g.start_ids(), width) for g in generations], device=device)
+        free = torch.tensor(
+            [_padded(_free_rows(g), width) for g in generations], device=device
+        ).bool()
         noise = torch.tensor([g.start_noise() for g in generations], device=device)
         keys = torch.tensor(
             [canvas_key(g.request.seed, g.attempt, g.canvas) for g in generations], device=device
@@ -106,3 +102,15 @@ class CanvasTable:
         self.stop_state.accepted[slots] = state.accepted
         self.stop_state.num_argmax_unchanged[slots] = state.num_argmax_unchanged
         self.stop_state.num_accepted_unchanged[slots] = state.num_accepted_unchanged
+
+
+def _free_rows(generation: Generation) -> list[int]:
+    """1 for each row of its canvas, 0 for pinned ones."""
+    free = [1] * generation.width
+    for row, _ in generation.pinned():
+        free[row] = 0
+    return free
+
+
+def _padded(values: list[int], length: int) -> list[int]:
+    return values + [0] * (length - len(values))

@@ -14,7 +14,7 @@ import torch
 
 from .canvas import EngineLimits, Generation
 from .checkpoint import load_model
-from .engine_config import EngineConfig
+from .engine_config import DEFAULT_ENGINE_CONFIG, EngineConfig
 from .errors import EngineError, RequestError
 from .faults import error_for
 from .generation_config import read_generation_config
@@ -69,7 +69,7 @@ class Engine:
         *,
         dtype: str = "float32",
         device: str = "cpu",
-        config: EngineConfig = EngineConfig(),
+        config: EngineConfig = DEFAULT_ENGINE_CONFIG,
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 

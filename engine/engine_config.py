@@ -26,3 +26,6 @@ class EngineConfig:
         for name in ("max_canvases", "max_rows", "max_kv_tokens"):
             if getattr(self, name) < 1:
                 raise EngineError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+DEFAULT_ENGINE_CONFIG = EngineConfig()

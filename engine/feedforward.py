@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from .config import ModelConfig
 from .norm import RMSNorm
 
-
 LEAST_ROWS = 16
 """Rows from which on a matrix product gives each row the same result in any company."""
 
@@ -17,13 +16,14 @@ LEAST_ROWS = 16
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU in its tanh approximation.
 
-    0.5 x (1 + tanh(u)) is x * sigmoid(2 u), and torch's sigmoid is five times as fast as its tanh
-    on a CPU; differentiation and other devices use torch's own.
+    0.5 x (1 + tanh(u)) is x / (1 + exp(-2 u)). On a CPU, torch's tanh is slower, and its sigmoid and
+    GELU round otherwise in the last few elements of a tensor, so that a row's result would depend
+    on its place; its exp does not. Differentiation and other devices use torch's own.
     """
     if x.device.type != "cpu" or x.requires_grad:
         return F.gelu(x, approximate="tanh")
-    twice_u = (x * x).mul_(_GELU_CUBIC).add_(_GELU_LINEAR).mul_(x)
-    return twice_u.sigmoid_().mul_(x)
+    minus_twice_u = (x * x).mul_(-_GELU_CUBIC).sub_(_GELU_LINEAR).mul_(x)
+    return torch.div(x, minus_twice_u.exp_().add_(1), out=minus_twice_u)
 
 
 _GELU_LINEAR = 2 * (2 / math.pi) ** 0.5
@@ -79,20 +79,21 @@ class Experts(nn.Module):
         order = experts.flatten().argsort(stable=True)
         counts = torch.bincount(experts.flatten(), minlength=self.gate_up_proj.shape[0]).tolist()
         sorted_x = x.index_select(0, order // num_chosen)
-        parts = []
+        results = x.new_empty(len(order), x.shape[1])
         start = 0
         for expert, count in enumerate(counts):
             if count:
                 # Fewer rows would take another path through the product, with other roundings.
                 first = max(min(start, len(order) - LEAST_ROWS), 0)
                 rows = sorted_x[first : max(start + count, first + LEAST_ROWS)]
-                parts.append(self._expert(expert, rows)[start - first :][:count])
+                own = self._expert(expert, rows)[start - first :][:count]
+                results = results.index_copy(0, order[start : start + count], own)
                 start += count
-        back = torch.empty_like(order).scatter_(
-            0, order, torch.arange(len(order), device=order.device)
-        )
-        results = torch.cat(parts).index_select(0, back).view(*experts.shape, -1)
-        return (results * weights.to(x.dtype)[:, :, None]).sum(dim=1)
+        results = results.view(*experts.shape, -1)
+        output = results[:, 0] * weights[:, :1]
+        for k in range(1, num_chosen):
+            output = output.addcmul(results[:, k], weights[:, k : k + 1])
+        return output.to(x.dtype)
 
     def _expert(self, expert: int, x: Tensor) -> Tensor:
         gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)

@@ -156,17 +156,15 @@ class _TileReader:
 
     def _z(self, tokens: slice, rows: Tensor | None = None) -> Tensor:
         """Softcapped logits over temperature, fp32 [R, tile]."""
-        hidden, temperature = self._hidden, self._temperature
-        if rows is not None:
-            hidden, temperature = hidden[rows], temperature[rows]
+        hidden, temperature = _pick(self._hidden, rows), _pick(self._temperature, rows)
         logits = F.linear(hidden, self._weight[tokens]).float()
         return logits.div_(self._cap).tanh_().mul_(self._cap / temperature)
 
-    def _e(self, tokens: slice, maximum: Tensor, rows: Tensor) -> Tensor:
-        """exp(z - maximum) of some rows, fp32 [rows, tile]."""
+    def _e(self, tokens: slice, maximum: Tensor, rows: Tensor | None) -> Tensor:
+        """exp(z - maximum) of some rows or all, fp32 [rows, tile]."""
         if self._only is not None:
-            return self._only if len(rows) == len(self._only) else self._only[rows]
-        z = self._z(tokens, rows).sub_(maximum[rows][:, None])
+            return self._only if rows is None else self._only[rows]
+        z = self._z(tokens, rows).sub_(_pick(maximum, rows)[:, None])
         return z.clamp_(min=_SMALLEST_EXPONENT).exp_()
 
     def _sample(self, maximum: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
@@ -190,27 +188,33 @@ class _TileReader:
         is_dense = kept < (1 - DROPPED_MASS) * total if sparse else torch.ones_like(kept).bool()
         rows = is_dense.nonzero()[:, 0]
         if len(rows) == len(kept):
-            return self._dense(maximum, rows)
+            return self._dense(maximum, None)
         weights = (share * (self._scale / kept)[:, None]).to(self._weight.dtype)
-        soft = F.embedding_bag(tokens, self._weight, per_sample_weights=weights, mode="sum")
+        soft: Tensor = F.embedding_bag(tokens, self._weight, per_sample_weights=weights, mode="sum")
         if len(rows):
             soft[rows] = self._dense(maximum, _at_least(rows))[: len(rows)]
         return soft
 
-    def _dense(self, maximum: Tensor, rows: Tensor) -> Tensor:
+    def _dense(self, maximum: Tensor, rows: Tensor | None) -> Tensor:
         """A 16-bit model conditions on its rounded z, as the reference does."""
         dtype = self._weight.dtype
-        result = torch.zeros(len(rows), self._weight.shape[1], device=rows.device)
-        total = torch.zeros(len(rows), 1, device=rows.device)
+        maximum_of_rows = _pick(maximum, rows)[:, None]
+        total = torch.zeros_like(maximum_of_rows)
+        result = total.new_zeros(len(total), self._weight.shape[1])
         for tokens in self._tokens:
             if dtype == torch.float32:
                 e = self._e(tokens, maximum, rows)
             else:
-                z = self._z(tokens, rows).to(dtype).float().sub_(maximum[rows][:, None])
+                z = self._z(tokens, rows).to(dtype).float().sub_(maximum_of_rows)
                 e = z.clamp_(min=_SMALLEST_EXPONENT).exp_().to(dtype)
             result += (e @ self._weight[tokens]).float()
             total += e.float().sum(dim=1, keepdim=True)
         return (result * (self._scale / total)).to(dtype)
+
+
+def _pick(values: Tensor, rows: Tensor | None) -> Tensor:
+    """The values of these rows; None: of all."""
+    return values if rows is None else values[rows]
 
 
 def _at_least(rows: Tensor) -> Tensor:

@@ -22,6 +22,10 @@ class KVPool:
         for layer in range(len(config.layer_types)):
             full = config.is_full(layer)
             heads = config.num_key_value_heads_full if full else config.num_key_value_heads
-            shape = (num_pages * PAGE_TOKENS, heads, config.head_dim_full if full else config.head_dim)
+            shape = (
+                num_pages * PAGE_TOKENS,
+                heads,
+                config.head_dim_full if full else config.head_dim,
+            )
             keys = torch.zeros(shape, dtype=dtype, device=device)
             self.layers.append((keys, torch.zeros_like(keys)))

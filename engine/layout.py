@@ -30,6 +30,9 @@ READ_TILE = 32
 
 Ints = NDArray[np.int64]
 
+_Place = tuple[int, int, int, int, int]
+"""A canvas: its slot, its generation's place (three numbers), and the length of its prefix."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
@@ -127,11 +130,13 @@ class LayoutBuilder:
         self._canvas_length = canvas_length
         self._dtype = dtype
         self._device = device
-        self._last: tuple[list[tuple[int, ...]], StepLayout] | None = None
+        self._last: tuple[list[_Place], StepLayout] | None = None
 
     def build(self, plan: Plan, slots: Sequence[int]) -> StepLayout:
         """slots: of the plan's canvases, in the canvas table, in order."""
-        state = [(slot, *g.place, g.prefix_length) for slot, g in zip(slots, plan.canvases, strict=True)]
+        state = [
+            (slot, *g.place, g.prefix_length) for slot, g in zip(slots, plan.canvases, strict=True)
+        ]
         if self._last and not plan.chunks and self._last[0] == state:
             return self._last[1]
         layout = self._lay_out(plan, slots)
@@ -185,9 +190,7 @@ class LayoutBuilder:
             start += generation.width
         return pinned
 
-    def _text_tiles(
-        self, start: int, length: int, pages: list[int], first_row: int
-    ) -> list[_Tile]:
+    def _text_tiles(self, start: int, length: int, pages: list[int], first_row: int) -> list[_Tile]:
         """The tiles of tokens [start, start + length) of a text."""
         tiles = []
         for position in range(start // READ_TILE * READ_TILE, start + length, READ_TILE):
@@ -241,7 +244,10 @@ class LayoutBuilder:
         mask = self._canvas_mask if is_canvas else self._text_mask
         full = mask(tiles, [tile.full for tile in tiles], num_full, None)
         sliding = full
-        if any(tile.full != tile.sliding for tile in tiles) or num_full * PAGE_TOKENS > self._window:
+        if (
+            any(tile.full != tile.sliding for tile in tiles)
+            or num_full * PAGE_TOKENS > self._window
+        ):
             sliding = mask(tiles, [tile.sliding for tile in tiles], num_sliding, self._window)
         return Bucket(
             num_tiles=len(tiles),
@@ -252,7 +258,11 @@ class LayoutBuilder:
         )
 
     def _canvas_mask(
-        self, tiles: list[_Tile], seen: list[tuple[int, list[int]]], num_pages: int, window: int | None
+        self,
+        tiles: list[_Tile],
+        seen: list[tuple[int, list[int]]],
+        num_pages: int,
+        window: int | None,
     ) -> KeyRange:
         """All rows of a canvas see the same: its text (the last window - 1 tokens), and itself."""
         length = _column([tile.position for tile in tiles])
@@ -264,13 +274,15 @@ class LayoutBuilder:
         if window is not None:
             in_text &= first + keys > length - window
         in_canvas = (keys >= num_text) & (keys < num_text + num_canvas)
-        pages = [
-            pages + tile.canvas_pages for tile, (_, pages) in zip(tiles, seen, strict=True)
-        ]
+        pages = [pages + tile.canvas_pages for tile, (_, pages) in zip(tiles, seen, strict=True)]
         return self._key_range(pages, num_pages, (in_text | in_canvas)[:, None, None])
 
     def _text_mask(
-        self, tiles: list[_Tile], seen: list[tuple[int, list[int]]], num_pages: int, window: int | None
+        self,
+        tiles: list[_Tile],
+        seen: list[tuple[int, list[int]]],
+        num_pages: int,
+        window: int | None,
     ) -> KeyRange:
         """Each row of a text sees itself and what comes before it, in a window or all."""
         queries = _column([tile.position for tile in tiles]) + np.arange(READ_TILE)

@@ -237,7 +237,8 @@ class DiffusionGemma(nn.Module):
             read_scalar = self.encoder.language_model.layers[i].layer_scalar
             scalar = torch.where(is_canvas, layer.layer_scalar, read_scalar)
             x = layer(x, rotary_full if self.config.is_full(i) else rotary_sliding, attend, scalar)
-        return self.decoder.norm(x[num_read : num_read + num_canvas])
+        hidden: Tensor = self.decoder.norm(x[num_read : num_read + num_canvas])
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [.., d] -> softcapped logits, fp32 [.., V]."""

@@ -3,8 +3,9 @@
 A page holds the keys and values of PAGE_TOKENS consecutive tokens of a text. A page whose tokens all
 come from a prompt is found again by the page before it and its own tokens, so that requests that
 begin alike share one encoding: the method of prefix caching in vLLM, with the chain of pages itself
-in place of hashes. A page stays while somebody holds it; each shared page also holds the one before
-it. What nobody holds is kept until its room is needed, the longest unused first.
+in place of hashes. A page stays while somebody holds it. What nobody holds is kept until its room is
+needed, the longest unused first: as whoever holds a page holds all before it, and gives the last back
+first, no page goes before those that follow it.
 """
 
 from collections import OrderedDict
@@ -79,15 +80,27 @@ class PagePool:
         """Give pages back; shared ones stay as long as there is room."""
         self._drop(pages)
 
+    def undo(self, holding: Holding) -> None:
+        """Give back what was just acquired: nobody has read it, so nobody may find it."""
+        for page in holding.pages[holding.num_shared :]:
+            self._unpublish(page)
+        self._drop(holding.pages)
+
     def check(self, held: Sequence[Sequence[int]]) -> None:
         """Raise EngineError unless these holdings and the unheld pages are all pages, once each."""
         used = {page for pages in held for page in pages}
-        shared_by = [page for page, (parent, _) in self._keys.items() if parent != _ROOT]
-        holders = sum(map(len, held)) + len(shared_by)
+        holders = sum(map(len, held))
         free = set(self._free) | set(self._unheld)
-        if used & free or holders != sum(self._holders) or any(count < 0 for count in self._holders):
+        if (
+            used & free
+            or holders != sum(self._holders)
+            or any(count < 0 for count in self._holders)
+        ):
             raise EngineError("page accounting is off: a page is free and held")
-        if len(self._free) + len(self._unheld) + sum(map(bool, self._holders)) != self.num_pages - 1:
+        if (
+            len(self._free) + len(self._unheld) + sum(map(bool, self._holders))
+            != self.num_pages - 1
+        ):
             raise EngineError("page accounting is off: pages got lost")
 
     def _find(self, full: list[tuple[int, ...]]) -> list[int]:
@@ -106,24 +119,20 @@ class PagePool:
             parent = pages[i - 1] if i else _ROOT
             self._keys[pages[i]] = parent, full[i]
             self._index[parent, full[i]] = pages[i]
-            if i:
-                self._hold(parent)
+
+    def _unpublish(self, page: int) -> None:
+        key = self._keys.pop(page, None)
+        if key is not None:
+            del self._index[key]
 
     def _take(self) -> int:
-        if not self._free:
-            self._evict()
-        page = self._free.pop()
+        if self._free:
+            page = self._free.pop()
+        else:
+            page, _ = self._unheld.popitem(last=False)
+            self._unpublish(page)
         self._holders[page] = 1
         return page
-
-    def _evict(self) -> None:
-        """Forget the longest unused shared page; the page before it may then be the next."""
-        page, _ = self._unheld.popitem(last=False)
-        parent, tokens = self._keys.pop(page)
-        del self._index[parent, tokens]
-        self._free.append(page)
-        if parent != _ROOT:
-            self._drop([parent])
 
     def _hold(self, page: int) -> None:
         self._holders[page] += 1

@@ -1,6 +1,5 @@
 """What a request asks to be told of the last step of its canvas, beside the tokens."""
 
-import torch
 from torch import Tensor
 
 from .canvas import Generation
@@ -33,8 +32,6 @@ def candidates_of(model: DiffusionGemma, hidden: Tensor, generation: Generation)
     for start in range(0, len(free), _ROWS_AT_ONCE):
         rows = free[start : start + _ROWS_AT_ONCE]
         values, tokens = log_probabilities(model, hidden[rows]).topk(count, dim=-1)
-        for row, row_values, row_tokens in zip(
-            rows, values.tolist(), tokens.tolist(), strict=True
-        ):
+        for row, row_values, row_tokens in zip(rows, values.tolist(), tokens.tolist(), strict=True):
             told[row] = tuple(zip(row_tokens, row_values, strict=True))
     return tuple(told)

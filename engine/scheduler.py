@@ -157,7 +157,7 @@ class Scheduler:
                 return
             self._waiting.popleft()
             if not self._may_start(generation):
-                self._pages.release(holding.pages)
+                self._pages.undo(holding)
                 continue
             generation.hold(holding)
             self._running[generation.number] = generation

@@ -21,6 +21,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from .client.client import Batch, Client
+from .errors import CommandError
 from .fleet.app import make_app, queue_name
 from .fleet.runner import StubRunner
 from .settings import Settings, environment_with
@@ -30,6 +31,7 @@ FAULT_PAUSE_S = (0.3, 1.5)
 FROZEN_LEASES = 1.5
 RECOVERY_PROMISE_S = 15.0
 START_S = 60.0
+WORKER = (sys.executable, "-m", "dgq.worker", "worker")
 
 
 @dataclass(slots=True)
@@ -66,7 +68,8 @@ def run_drill(
     timeout_s: float,
     on_event: Callable[[str], None],
 ) -> Drill:
-    """Disturb a batch until it is finished. settings: with a redis_url. Raises ServerError.
+    """Disturb a batch until it is finished. settings: with a redis_url. Raises ServerError,
+    and CommandError where no worker comes up.
 
     on_event: told in words what is done. A batch that is not finished in time counts its
     missing rows as lost.
@@ -201,14 +204,21 @@ class _Workers:
     def __exit__(self, *_: object) -> None:
         """End them, however they are."""
         for process in self._processes:
-            process.kill()
-            process.wait()
+            with process:  # waits, and closes its pipe
+                process.kill()
 
     def wait_until_ready(self, client: Client) -> None:
-        """Until each has said hello."""
+        """Until each has said hello, or START_S have passed. Raises CommandError if none has."""
         deadline_s = time.monotonic() + START_S
-        while len(list(self._infos(client))) < self._count and time.monotonic() < deadline_s:
+        while (num_ready := len(list(self._infos(client)))) < self._count:
+            if time.monotonic() > deadline_s:
+                break
             time.sleep(0.05)
+        if not num_ready:
+            raise CommandError(
+                f"no worker of the drill has come up within {START_S:g} s; start one with dgq worker "
+                "to see why"
+            )
 
     def keep_up(self) -> None:
         """Start those that are missing, and thaw those whose time has come."""
@@ -217,7 +227,9 @@ class _Workers:
                 del self._thaw_at_s[pid]
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
-        self._processes = [process for process in self._processes if process.poll() is None]
+        for process in [process for process in self._processes if process.poll() is not None]:
+            with process:
+                self._processes.remove(process)
         while len(self._processes) < self._count:
             self._processes.append(self._start())
 
@@ -262,9 +274,9 @@ class _Workers:
         return random.choice(awake)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "dgq.worker", "worker", "--stub", "--serve", self._label]
+        options = ["--stub", "--stub-seconds", str(STUB_SECONDS_PER_JOB), "--until-stdin-ends"]
         return subprocess.Popen(
-            [*command, "--until-stdin-ends", "--stub-seconds", str(STUB_SECONDS_PER_JOB)],
+            [*WORKER, "--serve", self._label, *options],
             env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

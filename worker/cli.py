@@ -9,7 +9,7 @@ from importlib.metadata import version
 import click
 
 from . import exit_codes
-from .guard import run_guarded, say
+from .guard import one_line, run_guarded, say
 
 EXIT_CODES = """\b
 Exit codes:
@@ -68,7 +68,7 @@ def _run_cli() -> int:
         return exit_codes.USAGE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "dgq"
-        say(f"{error.format_message()} (see {where} --help)")
+        say(f"{one_line(error.format_message())} (see {where} --help)")
         return exit_codes.USAGE
     except click.ClickException as error:
         say(error.format_message())

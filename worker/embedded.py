@@ -17,6 +17,7 @@ from .crew import Crew
 from .errors import CommandError
 from .guard import say
 from .host import check_model_path
+from .ledger.connection import connect
 from .private_process import read_url
 from .private_server import Server, private_folder, private_server, with_server
 from .settings import Settings
@@ -34,6 +35,7 @@ def embedded(
     quiet: bool = True,
 ) -> Iterator[Settings]:
     """Run workers, and a private server where the settings name none; stop them all at the end.
+    Raises ServerError where the server that they name cannot be used.
 
     devices: dealt out to the workers in turn. options: further ones for ``dgq worker``. quiet: what
     workers say goes to files in the data folder, else to stderr.
@@ -46,6 +48,8 @@ def embedded(
             server = stack.enter_context(private_server(settings))
             settings = settings.model_copy(update={"redis_url": server.url})
             stack.enter_context(_kept_up(server))
+        else:
+            connect(settings).close()
         alarm = _Alarm()
         crew = Crew(settings, num_workers, devices, options, quiet=quiet, on_failure=alarm.ring)
         stack.enter_context(alarm)

@@ -37,6 +37,10 @@ class BatchUnknown(CommandError):
     exit_code = exit_codes.BATCH_UNKNOWN
 
 
+class OtherInput(CommandError):
+    """The batch belongs to another input, so it takes none of this one."""
+
+
 class BatchCancelled(CommandError):
     """The batch was cancelled, so what was asked of it can no longer come."""
 

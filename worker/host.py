@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 import dgq.engine
 from dgq.engine.errors import CheckpointError
 
+from .errors import CommandError
+from .guard import one_line
+
 if TYPE_CHECKING:
     from dgq.engine.engine import Engine
 
@@ -16,12 +19,29 @@ SHIPPED_MODEL_PATH = Path(dgq.engine.__path__[0]) / "dgq-tiny"
 def load_engine(model_path: Path | None, *, device: str = "cpu") -> "Engine":
     """Load a checkpoint; None is the shipped dgq-tiny. Imports torch.
 
-    Raises CheckpointError where the folder is missing or is not a checkpoint.
+    Raises CheckpointError where the folder is missing or is not a checkpoint, and CommandError where
+    the device is none, or none that torch can use here.
     """
     check_model_path(model_path)
+    _check_device(device)
     from dgq.engine.engine import Engine
 
     return Engine.load(model_path, device=device)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (
+        AssertionError,
+        RuntimeError,
+    ) as error:  # the former: a torch that is built without CUDA
+        why = one_line(str(error).partition("\n")[0], 250)
+        raise CommandError(
+            f"the device {device!r} cannot be used: {why} (dgq doctor shows the GPUs that can)"
+        ) from error
 
 
 def check_model_path(model_path: Path | None) -> None:

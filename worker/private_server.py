@@ -78,8 +78,8 @@ def with_server(settings: Settings) -> Settings:
     url = settings.redis_url or running_private_server(settings)
     if url is None:
         raise ServerError(
-            "no server is configured and the private one does not run: set DGQ_REDIS_URL, "
-            "or start one with 'dgq up'"
+            "no server is configured and the private one does not run: set DGQ_REDIS_URL or "
+            "give --redis-url, or start one with 'dgq up'"
         )
     return settings.model_copy(update={"redis_url": url})
 

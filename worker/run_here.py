@@ -168,8 +168,7 @@ def _what_is_safe(run: Run) -> str:
     rows = run.tally.num_rows
     if run.writer.path is None or run.options.jobs == STDIN:
         return f"{rows} results were written to {run.where}"
-    again = f"dgq run {run.options.jobs} -o {run.options.out} --resume"
-    return f"{rows} results were written to {run.where}; to go on: {again}"
+    return f"{rows} results were written to {run.where}; to go on: the same command with --resume"
 
 
 def _name(jobs: str) -> str:

@@ -28,6 +28,8 @@ DOTENV = Path(".env")
 _REDIS_URL = r"^(redis|rediss|unix|valkey|valkeys|redis\+socket)://"
 _ANY_URL = r"^[A-Za-z][A-Za-z0-9+.-]*://"
 _KEY_PREFIX = r"^[A-Za-z0-9._:-]{1,64}$"
+_LABEL = r"[A-Za-z0-9._-]{1,100}"
+_LABELS = rf"^[\s,]*{_LABEL}\s*(,[\s,]*{_LABEL}\s*)*[\s,]*$"
 
 
 def _user_folder(variable: str, default: str) -> Path:
@@ -99,8 +101,12 @@ class Settings(BaseSettings):
     )
     serve: str | None = Field(
         None,
+        pattern=_LABELS,
         description="Model labels that a worker serves, separated by commas. "
         "None: `default` and the name of its model's folder.",
+        json_schema_extra={
+            "expected": "names of up to 100 letters, digits, or any of . _ -, separated by commas"
+        },
     )
     shard_jobs: int = Field(128, ge=1, le=4096, description="Jobs that are leased together.")
     shard_bytes: int = Field(
@@ -140,12 +146,13 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="Where a worker serves Prometheus metrics. None: nowhere."
     )
 
-    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _origins: Mapping[str, str] | None = PrivateAttr(None)
 
     @property
     def origins(self) -> Mapping[str, str]:
         """Where each setting came from: "flag", "environment DGQ_…", ".env", a file, "default"."""
-        given = dict.fromkeys(self.model_fields_set, "flag") | dict(self._origins)
+        made_directly = dict.fromkeys(self.model_fields_set, "flag")
+        given = made_directly if self._origins is None else self._origins
         return {name: given.get(name, "default") for name in type(self).model_fields}
 
     @classmethod

@@ -39,7 +39,7 @@ def exported():
         memory_percent=lambda: 50.0,
     )
     found = {"process_resident_memory_bytes": set()}
-    for metrics in (worker, QueueMetrics(ledger)):
+    for metrics in (worker, QueueMetrics(ledger, alive=lambda: True)):
         for family in metrics.collect():
             for sample in family.samples:
                 found.setdefault(sample.name, set()).update(sample.labels)

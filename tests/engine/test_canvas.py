@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from dgq.engine.canvas import EngineLimits, Generation, Verdict
+from dgq.engine.canvas import EngineLimits, Generation, Outcome, Verdict, num_pages_needed
 from dgq.engine.errors import RequestError
+from dgq.engine.pages import Holding
 from dgq.engine.request import Request, SamplingConfig
 
 EOS, FILLER = 1, 1
@@ -16,6 +17,7 @@ LIMITS = EngineLimits(
     vocab_size=100,
     canvas_length=64,
     max_position_embeddings=256,
+    max_kv_tokens=4096,
     eos_ids=frozenset({EOS, 7}),
     filler_id=FILLER,
     sampling=SAMPLING,
@@ -28,12 +30,17 @@ def begin(prompt=(5, 6), max_new_tokens=64, **fields):
 
 def finish(generation, ids, entropy=0.0, converged=True, steps=4):
     assert len(ids) == generation.width
-    return generation.finish_canvas(ids, steps, entropy, converged)
+    return generation.finish_canvas(Outcome(ids, steps, entropy, converged))
+
+
+def read_all(generation):
+    generation.read(len(generation.pending_ids))
 
 
 def test_importing_plain_parts_does_not_import_torch():
     code = (
-        "import sys, dgq.engine.canvas, dgq.engine.scheduler, dgq.engine.stats, dgq.engine.tokenizer;"
+        "import sys, dgq.engine.canvas, dgq.engine.engine_config, dgq.engine.pages,"
+        " dgq.engine.scheduler, dgq.engine.stats, dgq.engine.tokenizer;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -51,13 +58,13 @@ def test_stop_token_ends_the_text():
 def test_canvases_are_committed_until_the_stop_token():
     generation = begin(max_new_tokens=200)
     assert generation.pending_ids == (5, 6)
-    generation.encoded()
+    read_all(generation)
     assert generation.prefix_length == 2
     generation.needs_start = False
     assert finish(generation, [9] * 64, entropy=0.01) is Verdict.COMMIT
     assert generation.pending_ids == (9,) * 64
     assert generation.needs_start and generation.canvas == 1
-    generation.encoded()
+    read_all(generation)
     assert generation.prefix_length == 66
     assert finish(generation, [8] * 10 + [EOS] * 54, entropy=0.03) is Verdict.FINISHED
     assert generation.result.token_ids == (9,) * 64 + (8,) * 10
@@ -67,17 +74,17 @@ def test_canvases_are_committed_until_the_stop_token():
 
 def test_a_restart_reads_everything_again_and_keeps_what_is_decided():
     generation = begin(max_new_tokens=200)
-    generation.encoded()
+    read_all(generation)
     generation.needs_start = False
     finish(generation, [9] * 64)
-    generation.encoded()
+    read_all(generation)
     generation.needs_start = False
     assert finish(generation, [8] * 64, entropy=1.0, converged=False) is Verdict.REROLL
     generation.needs_start = False
     generation.restart()
     assert generation.pending_ids == (5, 6, *[9] * 64) and generation.prefix_length == 0
     assert generation.needs_start and generation.place == (0, 1, 1) and generation.width == 64
-    generation.encoded()
+    read_all(generation)
     finish(generation, [EOS] * 64)
     assert generation.result.token_ids == (9,) * 64
     assert (generation.result.num_steps, generation.result.num_rerolls) == (12, 1)
@@ -166,12 +173,68 @@ def test_without_a_draft_all_is_noise():
     assert begin().start_noise() == 1.0
 
 
-def test_pins_hold_in_the_first_canvas_only():
-    generation = begin(max_new_tokens=100, pins=((0, 50), (63, 51)))
+def test_pins_are_in_place_and_all_rows_come_back():
+    """A canvas with pins is a form: its rows are counted from its beginning, whatever they hold."""
+    generation = begin(max_new_tokens=64, pins=((0, 50), (63, 51)))
     assert generation.start_ids()[0] == 50 and generation.start_ids()[63] == 51
     assert generation.pinned() == ((0, 50), (63, 51))
+    ids = [50, 9, EOS, EOS, *[8] * 59, 51]
+    assert finish(generation, ids) is Verdict.FINISHED
+    assert generation.result.token_ids == tuple(ids)
+    assert generation.result.finish_reason == "stop"
+
+
+def test_pins_that_never_settle():
+    generation = begin(max_new_tokens=64, pins=((0, 50),), sampling=replace(SAMPLING, max_rerolls=1))
+    ids = [50, EOS, *[8] * 62]
+    assert finish(generation, ids, 0.3, converged=False) is Verdict.REROLL
+    assert generation.pinned() == ((0, 50),)
+    assert finish(generation, ids, 0.3, converged=False) is Verdict.FINISHED
+    assert generation.result.token_ids == tuple(ids)
+    assert generation.result.finish_reason == "unconverged"
+
+
+def test_what_the_last_canvas_told_is_in_the_result():
+    generation = begin(max_new_tokens=100)
+    told = Outcome([9] * 64, 4, 0.0, True, scores=((-1.0,),), candidates=(((3, -0.5),),))
+    assert generation.finish_canvas(told) is Verdict.COMMIT
+    last = Outcome([EOS] * 48, 4, 0.0, True, scores=((-2.0,),), candidates=(((4, -0.25),),))
+    assert generation.finish_canvas(last) is Verdict.FINISHED
+    assert generation.result.scores == ((-2.0,),)
+    assert generation.result.candidates == (((4, -0.25),),)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_new_tokens", "num_pages"),
+    [
+        (1, 64, 1),  # one canvas, never committed
+        (16, 64, 1),
+        (17, 64, 2),
+        (16, 65, 1 + 4),  # the second canvas sees the first
+        (30, 150, 2 + 8),
+        (30, 7, 2),
+    ],
+)
+def test_pages_for_the_prompt_and_all_canvases_but_the_last(prompt, max_new_tokens, num_pages):
+    request = Request((5,) * prompt, max_new_tokens, seed=0)
+    assert num_pages_needed(request, LIMITS) == num_pages
+
+
+def test_a_holding_is_cut_into_the_pages_of_the_text_and_of_the_canvas():
+    generation = begin(prompt=tuple(range(2, 42)), max_new_tokens=64)
+    generation.hold(Holding([11, 12, 13, 21, 22, 23, 24], num_shared=2))
+    assert (generation.pages, generation.canvas_pages) == ([11, 12, 13], [21, 22, 23, 24])
+    assert generation.prefix_length == 32 and generation.pending_ids == tuple(range(34, 42))
+    assert generation.let_go() == [11, 12, 13, 21, 22, 23, 24]
+    assert generation.pages == generation.canvas_pages == []
+
+
+def test_the_draft_wears_away_only_as_much_as_it_may():
+    draft = {"draft_ids": (11, 12), "draft_noise": 0.25, "draft_renoise": 0.5}
+    generation = begin(max_new_tokens=100, **draft)
+    assert generation.renoise_share() == 0.5
     finish(generation, [9] * 64)
-    assert generation.pinned() == ()
+    assert generation.renoise_share() == 1.0
 
 
 @pytest.mark.parametrize(
@@ -187,11 +250,26 @@ def test_pins_hold_in_the_first_canvas_only():
         ({"canvas_length": 128}, r"canvas_length 128 is above the checkpoint's 64"),
         ({"prompt": (5,) * 193}, r"need 257 positions; the checkpoint has 256"),
         ({"max_new_tokens": 250}, r"need 258 positions"),
+        ({"pins": ((3, 3),), "max_new_tokens": 65}, r"pins has one canvas, here of 64 rows, but"),
+        ({"scored": ((64, (3,)),)}, r"scored must name rows of the canvas, 0 to 63"),
+        ({"scored": ((6, (3, 100)),)}, r"scored holds token id 100"),
+        ({"num_candidates": 101}, r"num_candidates 101 is above the vocabulary's 100"),
     ],
 )
 def test_requests_that_cannot_be_served(fields, message):
     with pytest.raises(RequestError, match=message):
         begin(**fields)
+
+
+def test_a_request_that_the_pool_has_no_room_for():
+    limits = replace(LIMITS, max_kv_tokens=128)
+    for prompt, fits in ((64, True), (65, False)):
+        request = Request((5,) * prompt, 64, seed=0)
+        if fits:
+            assert Generation.begin(0, request, limits).width == 64
+            continue
+        with pytest.raises(RequestError, match="room for 144 tokens; the KV pool has 128: raise"):
+            Generation.begin(0, request, limits)
 
 
 def test_the_longest_request_that_fits():

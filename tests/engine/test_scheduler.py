@@ -1,112 +1,184 @@
-"""Admission, groups, and conservation of rows. No torch."""
+"""Admission, reading in chunks, and conservation of rows and pages. No torch."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgq.engine.canvas import EngineLimits, Generation, Verdict
+from dgq.engine.canvas import EngineLimits, Generation, Outcome, Verdict
 from dgq.engine.errors import EngineError
+from dgq.engine.pages import PAGE_TOKENS, PagePool
 from dgq.engine.request import Request, SamplingConfig
-from dgq.engine.scheduler import MERGE_ROWS, Scheduler, group_by_width
+from dgq.engine.scheduler import LEAST_READ_ROWS, Scheduler
 
-LIMITS = EngineLimits(100, 64, 4096, frozenset({1}), 1, SamplingConfig())
+EOS = 1
+LIMITS = EngineLimits(100, 64, 4096, 4096, frozenset({EOS}), EOS, SamplingConfig())
 
 
-def generation(number, width=64, max_new_tokens=None):
-    request = Request((5,), max_new_tokens or width, seed=0, canvas_length=width)
+def generation(number, width=64, max_new_tokens=None, prompt=(5,)):
+    request = Request(tuple(prompt), max_new_tokens or width, seed=0, canvas_length=width)
     return Generation.begin(number, request, LIMITS)
 
 
+def scheduler_of(max_canvases, max_rows, num_pages=1000, **options):
+    return Scheduler(max_canvases, max_rows, PagePool(num_pages), **options)
+
+
+def step(scheduler):
+    """Plan a step, and note what running it would change: canvases that begin have begun."""
+    plan = scheduler.schedule()
+    scheduler.check()
+    for started in plan.start:
+        assert started in plan.canvases and not started.pending_ids
+        started.needs_start = False
+    return plan
+
+
 def in_flight(plan):
-    return sorted(g.number for group in plan.groups for g in group)
+    return sorted(g.number for g in plan.canvases)
 
 
 def converge(scheduler, running, ids=None):
-    running.encoded()
-    running.needs_start = False
-    verdict = running.finish_canvas(ids or [9] * running.width, 1, 0.0, True)
+    verdict = running.finish_canvas(Outcome(ids or [9] * running.width, 1, 0.0, True))
     scheduler.resize(running)
     return verdict
 
 
 def test_admits_in_order_within_both_budgets():
-    scheduler = Scheduler(max_canvases=3, max_rows=128)
+    scheduler = scheduler_of(max_canvases=3, max_rows=128)
     waiting = [generation(0, 48), generation(1, 64), generation(2, 32), generation(3, 16)]
     for one in waiting:
         scheduler.add(one)
-    plan = scheduler.schedule()
+    plan = step(scheduler)
     assert in_flight(plan) == [0, 1]  # 2 does not fit, and 3 must not overtake it
-    assert [g.number for g in plan.encode] == [g.number for g in plan.start] == [0, 1]
-    assert scheduler.rows_in_use == 112
+    assert [chunk.ids for chunk in plan.chunks] == [(5,), (5,)]
+    assert [g.number for g in plan.start] == [0, 1]
+    assert (scheduler.rows_in_use, plan.num_canvas_rows, plan.num_read_rows) == (112, 112, 2)
     assert converge(scheduler, waiting[0]) is Verdict.FINISHED
-    assert in_flight(scheduler.schedule()) == [1, 2, 3]
+    assert in_flight(step(scheduler)) == [1, 2, 3]  # in the very next step
     assert scheduler.rows_in_use == 112
 
 
 def test_number_of_canvases_is_bounded():
-    scheduler = Scheduler(max_canvases=2, max_rows=10_000)
+    scheduler = scheduler_of(max_canvases=2, max_rows=10_000)
     for i in range(3):
         scheduler.add(generation(i, 16))
-    assert in_flight(scheduler.schedule()) == [0, 1]
+    assert in_flight(step(scheduler)) == [0, 1]
+
+
+def test_pages_are_a_budget_too():
+    scheduler = scheduler_of(max_canvases=9, max_rows=10_000, num_pages=1 + 2 * 5 + 3)
+    waiting = [generation(i, 64, prompt=(10 + i,)) for i in range(3)]
+    for one in waiting:  # each needs a page to read and four for its canvas
+        scheduler.add(one)
+    assert in_flight(step(scheduler)) == [0, 1]
+    converge(scheduler, waiting[0])
+    assert in_flight(step(scheduler)) == [1, 2]
+
+
+def test_a_pool_full_of_what_is_kept_for_others_still_has_room():
+    scheduler = scheduler_of(max_canvases=2, max_rows=64, num_pages=1 + 12)
+    for i in range(6):  # 10 pages to read, one for the canvas
+        scheduler.add(generation(i, 16, prompt=(10 + i,) * 160))
+    for i in range(6):
+        read = [step(scheduler), step(scheduler)]
+        assert not any(plan.canvases for plan in read)
+        plan = step(scheduler)
+        assert in_flight(plan) == [i]
+        assert converge(scheduler, plan.canvases[0]) is Verdict.FINISHED
+    assert scheduler.is_idle
 
 
 def test_a_narrowed_canvas_gives_rows_back():
-    scheduler = Scheduler(max_canvases=4, max_rows=128)
+    scheduler = scheduler_of(max_canvases=4, max_rows=128)
     long, waits = generation(0, 64, max_new_tokens=80), generation(1, 64)
     wider = generation(2, 48)
     for one in (long, waits, wider):
         scheduler.add(one)
-    assert in_flight(scheduler.schedule()) == [0, 1]
+    assert in_flight(step(scheduler)) == [0, 1]
     assert converge(scheduler, long) is Verdict.COMMIT
     assert scheduler.rows_in_use == 64 + 16
-    plan = scheduler.schedule()
+    plan = step(scheduler)
     assert in_flight(plan) == [0, 1, 2]
-    assert {g.number for g in plan.encode} >= {0, 2}
-    scheduler.check()
+    assert [chunk.ids for chunk in plan.chunks] == [(9,) * 64, (5,)]
+    assert [g.number for g in plan.start] == [0, 2]
+
+
+def test_the_last_canvas_is_never_read():
+    scheduler = scheduler_of(max_canvases=1, max_rows=64)
+    scheduler.add(generation(0, 64, max_new_tokens=150))
+    read = []
+    while not scheduler.is_idle:
+        plan = step(scheduler)
+        read += [len(chunk.ids) for chunk in plan.chunks]
+        for running in plan.canvases:
+            converge(scheduler, running)
+    assert read == [1, 64, 64]  # the third canvas, of 32 rows, is kept without being read
 
 
 def test_a_canvas_wider_than_the_budget_runs_alone():
-    scheduler = Scheduler(4, 128)
+    scheduler = scheduler_of(4, 128)
     for i, width in enumerate([16, 64, 16]):
         scheduler.add(generation(i, width))
     scheduler.max_rows = 32
     for expected in ([0], [1], [2]):
-        plan = scheduler.schedule()
-        scheduler.check()
+        plan = step(scheduler)
         assert in_flight(plan) == expected
-        converge(scheduler, plan.groups[0][0])
+        converge(scheduler, plan.canvases[0])
     assert scheduler.is_idle
 
 
 def test_what_is_put_back_comes_first_and_the_largest_at_the_head():
-    scheduler = Scheduler(4, 64)
+    scheduler = scheduler_of(4, 64)
     for i, width in enumerate([16, 16, 32, 16]):
         scheduler.add(generation(i, width))
-    assert in_flight(scheduler.schedule()) == [0, 1, 2]
+    assert in_flight(step(scheduler)) == [0, 1, 2]
     assert (scheduler.num_running, scheduler.num_waiting) == (3, 1)
     taken = scheduler.take_back()
     assert [g.number for g in taken] == [0, 1, 2]
     assert (scheduler.num_running, scheduler.num_waiting, scheduler.rows_in_use) == (0, 1, 0)
+    scheduler.check()
+    assert not any(g.pages or g.canvas_pages for g in taken)
+    for one in taken:
+        one.restart()
     scheduler.put_back(taken)
     scheduler.max_rows = 16
     order = []
     while not scheduler.is_idle:
-        running = scheduler.schedule().groups[0][0]
+        running = step(scheduler).canvases[0]
         order.append(running.number)
         converge(scheduler, running)
     assert order == [2, 0, 1, 3]
 
 
+def test_nothing_read_before_is_taken_as_read_after_all_was_taken_back():
+    scheduler = scheduler_of(1, 64)
+    prompt = tuple(range(10, 58))
+    scheduler.add(generation(0, 64, prompt=prompt))
+    assert step(scheduler).chunks[0].ids == prompt
+    taken = scheduler.take_back()
+    taken[0].restart()
+    scheduler.put_back(taken)
+    assert step(scheduler).chunks[0].ids == prompt
+
+
 def test_what_was_cancelled_while_waiting_takes_no_rows():
-    scheduler = Scheduler(2, 128, may_start=lambda g: g.number != 0)
+    scheduler = scheduler_of(2, 128, may_start=lambda g: g.number != 0)
     scheduler.add(generation(0))
     scheduler.add(generation(1))
-    assert in_flight(scheduler.schedule()) == [1]
+    assert in_flight(step(scheduler)) == [1]
     assert scheduler.rows_in_use == 64
 
 
+def test_what_a_cancelled_request_never_read_is_not_shared():
+    scheduler = scheduler_of(2, 128, may_start=lambda g: g.number != 0)
+    prompt = tuple(range(10, 58))
+    scheduler.add(generation(0, prompt=prompt))
+    scheduler.add(generation(1, prompt=prompt))
+    assert [chunk.ids for chunk in step(scheduler).chunks] == [prompt]
+
+
 def test_check_finds_lost_rows():
-    scheduler = Scheduler(2, 128)
+    scheduler = scheduler_of(2, 128)
     scheduler.add(generation(0))
     scheduler.schedule()
     scheduler.rows_in_use -= 16
@@ -114,49 +186,105 @@ def test_check_finds_lost_rows():
         scheduler.check()
 
 
+def test_a_long_prompt_is_read_in_parts_beside_the_others_steps():
+    scheduler = scheduler_of(4, 512)
+    short, long = generation(0, 64), generation(1, 64, prompt=(7,) * 1000)
+    scheduler.add(short)
+    scheduler.add(long)
+    first = step(scheduler)
+    assert in_flight(first) == [0]
+    assert [(chunk.start, len(chunk.ids)) for chunk in first.chunks] == [(0, 1), (0, 496)]
+    second = step(scheduler)
+    assert in_flight(second) == [0]  # the long one is not complete
+    assert [(chunk.start, len(chunk.ids)) for chunk in second.chunks] == [(496, 448)]
+    third = step(scheduler)
+    assert in_flight(third) == [0, 1]
+    assert [(chunk.start, len(chunk.ids)) for chunk in third.chunks] == [(944, 56)]
+    assert [g.number for g in third.start] == [1]
+
+
+def test_reading_always_gets_some_rows():
+    scheduler = scheduler_of(8, 512)
+    for i in range(8):
+        scheduler.add(generation(i, 64, prompt=(10 + i,) * 100))
+    busy = [g for _ in range(3) for g in step(scheduler).canvases]
+    assert busy
+    while any(g.pending_ids for g in busy):
+        step(scheduler)
+    converge(scheduler, busy[0], [9] * 64)
+    scheduler.add(generation(8, 64, prompt=(30,) * 1000))
+    plan = step(scheduler)
+    assert plan.num_canvas_rows == 7 * 64
+    assert plan.num_read_rows == LEAST_READ_ROWS
+
+
+def test_who_shares_a_beginning_waits_until_it_is_read():
+    scheduler = scheduler_of(4, 320)
+    scheduler.add(generation(0, 16, prompt=(7,) * 1000))
+    scheduler.add(generation(1, 16, prompt=(7,) * 960))
+    scheduler.add(generation(2, 16, prompt=(7,) * 16))
+    scheduler.add(generation(3, 16))
+    steps = [step(scheduler) for _ in range(4)]
+    assert [in_flight(plan) for plan in steps] == [[], [], [], [0, 1, 2, 3]]
+    read = [(chunk.start, len(chunk.ids)) for plan in steps for chunk in plan.chunks]
+    assert read == [(0, 288), (288, 288), (576, 288), (864, 136), (0, 1)]  # 32 rows wait to begin
+
+
+def test_who_shares_all_of_its_prompt_starts_at_once():
+    scheduler = scheduler_of(4, 320)
+    prompt = (7,) * 4 * PAGE_TOKENS
+    scheduler.add(generation(0, 16, prompt=prompt))
+    scheduler.add(generation(1, 16, prompt=prompt))
+    plan = step(scheduler)
+    assert in_flight(plan) == [0, 1] and plan.num_read_rows == 64
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(1, 4), st.integers(1, 200), st.booleans()), min_size=1, max_size=30
+        st.tuples(
+            st.integers(1, 4),
+            st.integers(1, 200),
+            st.booleans(),
+            st.integers(1, 300),
+            st.integers(5, 6),
+        ),
+        min_size=1,
+        max_size=30,
     ),
     st.randoms(use_true_random=False),
 )
-def test_rows_are_conserved(requests, random):
-    """Whatever order canvases finish in, budgets hold, everyone gets in, and all rows return."""
-    scheduler = Scheduler(max_canvases=5, max_rows=160)
-    for i, (widths, tokens, _) in enumerate(requests):
-        scheduler.add(generation(i, 16 * widths, tokens))
-    finished = set()
+def test_rows_and_pages_are_conserved(requests, random):
+    """Whatever order canvases finish in, budgets hold, everyone gets in, and all comes back; each
+    text is read once from its beginning, but for what another one has read before.
+    """
+    pages = PagePool(1 + (300 + 256) // PAGE_TOKENS)  # little more than the largest needs
+    scheduler = Scheduler(5, 160, pages)
+    for i, (widths, tokens, _, length, token) in enumerate(requests):
+        scheduler.add(generation(i, 16 * widths, tokens, prompt=(token,) * length))
+    finished, is_read = set(), {}
     while not scheduler.is_idle:
-        plan = scheduler.schedule()
-        scheduler.check()
-        running = [g for group in plan.groups for g in group]
-        assert len(running) <= 5 and sum(g.width for g in running) <= 160
-        assert running
-        leaves = random.choice(running)
+        plan = step(scheduler)
+        assert plan.chunks or plan.canvases
+        assert plan.num_read_rows < 160 + PAGE_TOKENS  # up to the end of a page
+        assert len(plan.canvases) <= 5 and plan.num_canvas_rows <= 160
+        for chunk in plan.chunks:
+            for i, token in enumerate(chunk.ids):
+                page = chunk.pages[(chunk.start + i) // PAGE_TOKENS]
+                is_read[page, (chunk.start + i) % PAGE_TOKENS] = token
+        for running in plan.canvases:
+            text = [*running.request.prompt_ids, *running._committed]
+            assert running.prefix_length == len(text)
+            assert text == [
+                is_read[running.pages[i // PAGE_TOKENS], i % PAGE_TOKENS] for i in range(len(text))
+            ]
+        if not plan.canvases:
+            continue
+        leaves = random.choice(plan.canvases)
         stops = requests[leaves.number][2]
-        ids = [1] * leaves.width if stops else None
+        ids = [EOS] * leaves.width if stops else None
         if converge(scheduler, leaves, ids) is Verdict.FINISHED:
             finished.add(leaves.number)
     scheduler.check()
-    assert scheduler.rows_in_use == 0
+    assert scheduler.rows_in_use == 0 and pages.num_available == pages.num_pages - 1
     assert finished == set(range(len(requests)))
-
-
-def widths_of(groups):
-    return [[g.width for g in group] for group in groups]
-
-
-def test_groups_of_one_width():
-    generations = [generation(i, width) for i, width in enumerate([16, 64, 16, 64, 16])]
-    assert widths_of(group_by_width(generations)) == [[64, 64], [16, 16, 16]]
-    assert [g.number for g in group_by_width(generations)[1]] == [0, 2, 4]
-
-
-def test_a_few_narrow_canvases_join_the_next_wider():
-    assert MERGE_ROWS == 32
-    generations = [generation(i, width) for i, width in enumerate([48, 64, 48])]
-    assert widths_of(group_by_width(generations)) == [[64, 48, 48]]
-    generations.append(generation(3, 48))
-    assert widths_of(group_by_width(generations)) == [[64], [48, 48, 48]]
-    assert group_by_width([]) == []

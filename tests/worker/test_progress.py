@@ -2,6 +2,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,24 +27,22 @@ def test_lines_with_text_are_counted(tmp_path_factory, lines, ends_with_newline,
 
 
 def test_on_a_terminal_there_is_a_live_bar(tmp_path, jobs_file, rewrite):
-    from pathlib import Path
-
     jobs_file(rewrite("a"), rewrite("b"))
     terminal, stderr = pty.openpty()
-    subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("fake_dgq.py"), "run", "jobs.jsonl", "-o", "out"],
         cwd=tmp_path,
         stderr=stderr,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-        check=True,
     )
     os.close(stderr)
     shown = b""
-    try:
+    try:  # read as it goes: a terminal that nobody reads is full after a few redraws
         while data := os.read(terminal, 1 << 16):
             shown += data
     except OSError:  # how a terminal says that its last writer is gone
         pass
     finally:
         os.close(terminal)
+    assert process.wait(60) == 0
     assert b"2/2" in shown and b"jobs/s" in shown and b"dgq: results: out" in shown

@@ -176,7 +176,7 @@ def test_interrupted_work_is_kept_and_resumed(dgq, dgq_process, tmp_path, jobs_f
     assert process.returncode == exit_codes.INTERRUPTED
     assert err.decode() == (
         "dgq: interrupted; 3 results were written to out; "
-        "to go on: dgq run jobs.jsonl -o out --resume\n"
+        "to go on: the same command with --resume\n"
     )
     assert dgq("run", "jobs.jsonl", "-o", "out", "--resume").code == exit_codes.OK
     assert sorted(row["id"] for row in read_rows(tmp_path / "out")) == [

@@ -40,7 +40,7 @@ def fault(**flags):
 
 def test_with_nothing_given_the_defaults_hold(tmp_path):
     settings = load_settings()
-    assert settings == Settings()
+    assert settings.model_dump() == Settings().model_dump()
     assert settings.redis_url is None and settings.shard_jobs == 128
     assert settings.data_folder == tmp_path / "home/.local/share/dgq"
     assert set(settings.origins.values()) == {"default"}
@@ -69,6 +69,12 @@ def test_made_directly_they_read_nothing(folder, monkeypatch):
     settings = Settings(shard_jobs=5, model_path=Path("m"))
     assert (settings.lease_s, settings.max_deaths, settings.model_path) == (10.0, 3, Path("m"))
     assert settings.origins["shard_jobs"] == "flag" and settings.origins["lease_s"] == "default"
+
+
+def test_what_a_loaded_one_is_given_later_is_no_flag():
+    settings = load_settings(lease_s=3).model_copy(update={"redis_url": "unix:///private"})
+    assert settings.origins["lease_s"] == "flag"
+    assert settings.origins["redis_url"] == "default"
 
 
 def test_they_are_frozen_and_travel_to_other_processes():
@@ -240,7 +246,7 @@ def test_a_named_file_must_be_there(monkeypatch):
 def test_a_folder_is_no_file(folder, monkeypatch):
     (folder / ".env").mkdir()
     (folder / "dgq.toml").mkdir()
-    assert load_settings() == Settings()
+    assert load_settings().model_dump() == Settings().model_dump()
     monkeypatch.setenv("DGQ_CONFIG", "dgq.toml")
     with pytest.raises(CommandError, match=r"cannot read dgq\.toml: Is a directory"):
         load_settings()

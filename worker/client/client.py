@@ -14,7 +14,6 @@ dgq.worker.errors, and redis.RedisError where the server goes away in between.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from types import TracebackType
@@ -51,12 +50,14 @@ class Client:
 
         Raises ServerError where no server answers, or none that will do.
         """
-        self.settings = settings or load_settings(redis_url=redis_url)
+        given = settings or load_settings(redis_url=redis_url)
+        self.settings = given.model_copy(update={"redis_url": redis_url}) if redis_url else given
         self.redis: Redis = connect(self.settings)
         self.ledger = Ledger(
             self.redis, self.settings.key_prefix, results_ttl_s=self.settings.results_ttl_s
         )
         self._app: Celery | None = None
+        self._broker_is_away = False
 
     def submit(
         self,
@@ -142,14 +143,21 @@ class Client:
         return self.ledger.batches()
 
     def ring(self, batch: BatchInfo) -> None:
-        """Wake a worker. Where the broker is away, the workers' janitor will do."""
+        """Wake a worker. Where the broker is away, the workers' janitor will do.
+
+        A broker that was away once is not tried again: each try waits, and there is one per shard.
+        """
         from kombu.exceptions import OperationalError
 
         from ..fleet.app import make_app, ring
 
-        with suppress(OperationalError):
+        if self._broker_is_away:
+            return
+        try:
             self._app = self._app or make_app(self.settings)
             ring(self._app, batch.label, batch.id)
+        except OperationalError:
+            self._broker_is_away = True
 
     def close(self) -> None:
         """Close the connections. Batches of this client are of no more use."""

@@ -52,7 +52,7 @@ class MemoryGuard:
             elif time.monotonic() - since_s > PATIENCE_S:
                 raise ServerError(
                     f"the server's memory is {used:.0f} % full; collect results, raise maxmemory, or "
-                    "submit less, and run the same command again: it goes on where it ended"
+                    "submit less"
                 )
             time.sleep(PAUSE_S)
 

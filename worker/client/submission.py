@@ -15,7 +15,7 @@ from dgq.pipelines.job import Job
 from dgq.pipelines.reading import BadLine
 from dgq.pipelines.run import bad_line_result
 
-from ..errors import BatchCancelled, BatchUnknown, CommandError, ServerError
+from ..errors import BatchCancelled, BatchUnknown, CommandError, OtherInput, ServerError
 from ..ledger.ledger import Ledger
 from ..ledger.shard import JobLine, Row, Shard
 from ..ledger.types import BatchInfo
@@ -60,8 +60,8 @@ def submit_entries(
 ) -> Submitted:
     """Hand over all entries and seal the batch; the bad ones become ``error`` rows at once.
 
-    ring: wakes one slot of a worker. on_wait: told why the submission waits. Raises CommandError
-    where the batch was submitted with another input, BatchCancelled, BatchUnknown where the server has
+    ring: wakes one slot of a worker. on_wait: told why the submission waits. Raises OtherInput
+    where the batch was submitted with another input, CommandError where there are too many jobs, BatchCancelled, BatchUnknown where the server has
     lost it, ServerError where it stays full or has lost a part, and redis.RedisError.
     """
     so_far = Submitted()
@@ -120,10 +120,7 @@ def _refuse(batch: BatchInfo, outcome: str) -> NoReturn:
     if outcome == "UNKNOWN":
         raise BatchUnknown(f"the server has lost {what}; submit again, with --resume")
     if outcome == "BEHIND":
-        raise ServerError(
-            f"the server was restarted and has lost the last moments of {what}; run the same "
-            "command again: it goes on where the server is"
-        )
-    raise CommandError(
+        raise ServerError(f"the server was restarted and has lost the last moments of {what}")
+    raise OtherInput(
         f"{what} belongs to another input; give another --job-key, or the input it was given first"
     )

@@ -13,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ..errors import BatchUnknown, WaitTimeout
 from ..ledger.types import BatchInfo
 from .client import Batch
+from .hints import command
 from .lookup import labels_of
 
 T = TypeVar("T")
@@ -166,7 +167,7 @@ class Waiter:
         *,
         say: Callable[[str], None],
         timeout_s: float | None = None,
-        go_on: Callable[[BatchInfo], str] = lambda info: f"dgq watch {info.id}",
+        go_on: Callable[[BatchInfo], str] | None = None,
         worker_grace_s: float = 0.0,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -176,7 +177,7 @@ class Waiter:
         self._say = say
         self._said: set[str] = set()
         self._timeout_s = timeout_s
-        self._go_on = go_on
+        self._go_on = go_on or (lambda info: self._command("watch", info.id))
         self._worker_grace_s = worker_grace_s
         self._check = check
         self._begin_s = time.monotonic()
@@ -223,11 +224,12 @@ class Waiter:
         if info.num_jobs > self._grown[0]:
             self._grown = (info.num_jobs, now_s)
         if info.state == "paused":
-            self._say_once(f"{info.id} is paused; to go on with it: dgq resume {info.id}")
+            again = self._command("resume", info.id)
+            self._say_once(f"{info.id} is paused; to go on with it: {again}")
         elif info.num_done < info.num_jobs:
             waited_s = now_s - self._begin_s
             if self.progress.num_workers == 0 and waited_s >= self._worker_grace_s:
-                self._say_once(_no_worker(info.label))
+                self._say_once(self._no_worker(info.label))
         elif not info.sealed and now_s - self._grown[1] > UNSEALED_S:
             self._say_once(
                 f"all jobs of {info.id} so far have their rows, but it has not been submitted "
@@ -239,7 +241,9 @@ class Waiter:
             self._said.add(text)
             self._say(text)
 
+    def _no_worker(self, label: str) -> str:
+        how = self._command("worker", *(() if label == "default" else ("--serve", label)))
+        return f"no worker is alive that serves the model name {label!r}; start one with: {how}"
 
-def _no_worker(label: str) -> str:
-    how = "dgq worker" if label == "default" else f"dgq worker --serve {label}"
-    return f"no worker is alive that serves the model name {label!r}; start one with: {how}"
+    def _command(self, *words: str) -> str:
+        return command(self.batch.client.settings, *words)

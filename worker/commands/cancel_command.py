@@ -1,9 +1,11 @@
 """``dgq cancel``: stop a batch."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .. import exit_codes
-from ..guard import guarded, say
+from ..guard import say
 from .options import (
     BATCH_JSON,
     batch_argument,
@@ -12,20 +14,24 @@ from .options import (
     find,
     json_option,
     print_json,
+    server_command,
 )
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command(epilog=BATCH_JSON)
 @batch_argument
 @json_option
-@guarded
-def cancel(batch_name: str, as_json: bool) -> int:
+@server_command
+def cancel(settings: "Settings", batch_name: str, as_json: bool) -> int:
     """Cancel a batch: jobs that have no row yet get one with the status cancelled.
 
     BATCH is its id, the first letters of it, or last. Rows that are there stay, and dgq results
     writes them. To cancel a batch that is finished changes nothing.
     """
-    with connected() as client:
+    with connected(settings) as client:
         batch = find(client, batch_name)
         before = batch.status()
         info = before if before.finished else batch.cancel()

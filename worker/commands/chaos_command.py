@@ -1,10 +1,14 @@
 """``dgq chaos``: disturb a batch on one's own set-up, and see that nothing is lost."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .. import exit_codes
-from ..guard import guarded
-from .options import json_option
+from .options import json_option, server_command
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command()
@@ -21,8 +25,10 @@ from .options import json_option
     help="Give up after so many seconds.  [default: 300]",
 )  # fmt: skip
 @json_option
-@guarded
-def chaos(num_workers: int, num_jobs: int, timeout_s: float, as_json: bool) -> int:
+@server_command
+def chaos(
+    settings: "Settings", num_workers: int, num_jobs: int, timeout_s: float, as_json: bool
+) -> int:
     """Drill the queue: kill, freeze and cut off workers while a batch runs, then check the promises.
 
     The workers are the drill's own and have no model; real batches and workers are left alone. Uses the
@@ -35,11 +41,10 @@ def chaos(num_workers: int, num_jobs: int, timeout_s: float, as_json: bool) -> i
     from ..chaos import run_drill
     from ..guard import say
     from ..private_server import using_server
-    from ..settings import load_settings
 
-    with using_server(load_settings()) as settings:
+    with using_server(settings) as given:
         drill = run_drill(
-            settings,
+            given,
             num_workers=num_workers,
             num_jobs=num_jobs,
             timeout_s=timeout_s,

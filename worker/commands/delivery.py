@@ -5,16 +5,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import click
+from redis.exceptions import RedisError
 
 from .. import exit_codes
 from ..client.client import Batch, Client
 from ..client.collecting import Collector, collect
 from ..client.handover import Handover, patient
+from ..client.hints import command
 from ..client.watching import BatchProgress, ServerPatience, Waiter
-from ..errors import BatchCancelled, BatchUnknown
+from ..errors import BatchCancelled, BatchUnknown, OtherInput, ServerError
 from ..guard import say
 from ..interrupt import DelayedInterrupt
 from ..jobs_input import Entry
+from ..ledger.connection import server_error
 from ..ledger.types import BatchInfo, NewBatch
 from .options import batch_fields, print_json
 from .showing import HandedOver, report, show, uninterrupted
@@ -45,8 +48,8 @@ def hand_over(
                 entries, new, on_created=created.append, on_progress=handed.update, on_wait=say
             )
     except BaseException as error:
-        if created:
-            say(_in_part(created[0].id, handed, new))
+        if created and not isinstance(error, BatchCancelled | BatchUnknown | OtherInput):
+            say(_in_part(created[0], handed, new))
         if isinstance(error, KeyboardInterrupt) and created:
             raise Detached from None
         raise
@@ -56,15 +59,17 @@ def hand_over(
     else:
         click.echo(batch.id)
     if not wanted.quiet:
-        say(f"{batch.id} has its {handed.in_words()}; to watch it: dgq watch {batch.id}")
+        watch = command(client.settings, "watch", batch.id)
+        say(f"{batch.id} has its {handed.in_words()}; to watch it: {watch}")
     return exit_codes.OK
 
 
-def _in_part(batch_id: str, handed: HandedOver, new: NewBatch) -> str:
-    text = f"{batch_id} was handed over in part ({handed.in_words()}); "
+def _in_part(batch: Batch, handed: HandedOver, new: NewBatch) -> str:
+    text = f"{batch.id} was handed over in part ({handed.in_words()}); "
     if new.job_key:
         return text + "the same command goes on where this one ended"
-    return text + f"dgq cancel {batch_id} ends it (with --job-key one can go on instead)"
+    cancel = command(batch.client.settings, "cancel", batch.id)
+    return text + f"{cancel} ends it (with --job-key one can go on instead)"
 
 
 @dataclass(slots=True)
@@ -109,8 +114,7 @@ class Delivery:
             say(self._detached(batch, handover))
             raise Detached from None
         except BatchCancelled as error:
-            out = "" if self.sink is None or self.sink.path is None else f" -o {self.sink.path}"
-            what = f"what it has: dgq results {batch.id}{out}" if batch else "it has nothing"
+            what = f"what it has: {self._results(batch)}" if batch else "it has nothing"
             raise BatchCancelled(f"{error}; {what}") from error
         except BatchUnknown as error:
             if batch is None:
@@ -118,6 +122,12 @@ class Delivery:
             raise BatchUnknown(
                 f"the server has lost {batch.id}; to go on: {self._again()}"
             ) from error
+        except (ServerError, RedisError) as error:
+            if isinstance(error, RedisError):
+                error = server_error(error, self.client.settings)
+            if batch is None:
+                raise error from None
+            raise ServerError(f"{error}; to go on: {self._go_on(batch, handover)}") from None
         finally:
             handover.stop()
             patience.end()
@@ -195,10 +205,19 @@ class Delivery:
         if self.own_workers or not handover.complete:
             return self._again()
         if self.sink is None:
-            return f"dgq watch {batch.id}"
-        if self.sink.path is None:
-            return f"dgq results {batch.id} --follow"
-        return f"dgq results {batch.id} -o {self.sink.path} --resume --follow"
+            return command(self.client.settings, "watch", batch.id)
+        return self._results(batch, "--follow")
+
+    def _results(self, batch: Batch, *options: str) -> str:
+        """How to collect the batch as this does; a file of results is gone on with."""
+        path = self.sink.path if self.sink else None
+        return command(
+            self.client.settings,
+            *("results", batch.id),
+            *(() if path is None else ("-o", str(path), "--resume")),
+            *(("--ordered",) if self.wanted.ordered else ()),
+            *options,
+        )
 
     def _again(self) -> str:
         """How to run this again so that nothing is done twice."""

@@ -1,14 +1,19 @@
 """``dgq doctor``: what is wrong, and how to mend it."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ..guard import guarded
+from .options import server_command
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@guarded
-def doctor(*, as_json: bool) -> int:
+@server_command
+def doctor(*, settings: "Settings", as_json: bool) -> int:
     """Look for what is wrong with the server, the workers and this machine.
 
     Without a configured server, the private one is started for a moment. Changes nothing but one
@@ -21,10 +26,9 @@ def doctor(*, as_json: bool) -> int:
       7    the server cannot be reached, or refuses
     """
     from .. import doctor as checks
-    from ..settings import load_settings
 
     findings = []
-    for finding in checks.examine(load_settings()):
+    for finding in checks.examine(settings):
         findings.append(finding)
         if not as_json:
             click.echo(checks.as_text(finding))

@@ -1,9 +1,11 @@
 """``dgq list``: the batches that the server knows."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .. import exit_codes
-from ..guard import guarded, say
+from ..guard import say
 from .options import (
     BATCH_JSON,
     batch_fields,
@@ -14,21 +16,25 @@ from .options import (
     print_json,
     print_table,
     printable,
+    server_command,
     state_in_words,
 )
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 HEADS = ("BATCH", "STATE", "DONE", "NOT OK", "MODEL NAME", "CREATED", "SOURCE")
 
 
 @click.command("list", epilog=BATCH_JSON.replace("one object:", "a list of objects:"))
 @json_option
-@guarded
-def list_batches(as_json: bool) -> int:
+@server_command
+def list_batches(settings: "Settings", as_json: bool) -> int:
     """List the batches that the server knows, the newest first.
 
     A finished batch is known for results_ttl_s after its end, a week unless set otherwise.
     """
-    with connected() as client:
+    with connected(settings) as client:
         batches = [*client.batches()]
     if as_json:
         print_json([batch_fields(info) for info in batches])

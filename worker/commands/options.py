@@ -1,8 +1,9 @@
-"""What several commands share: options, the connection, naming a batch, printing.
+"""What several commands share: options, settings, the connection, naming a batch, printing.
 
 Importing this costs next to nothing; the functions import what they need.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .. import exit_codes
-from ..guard import one_line, say
+from ..guard import guarded, one_line, say
 
 if TYPE_CHECKING:
     from ..client.client import Batch, Client
@@ -70,8 +71,31 @@ With --json, one object:
   num_tokens, num_canvases, num_steps"""
 
 
+def server_command(command: Callable[..., int]) -> Callable[..., None]:
+    """Wrap the body of a command that talks to a server; adds the options of ``guarded`` and --redis-url.
+
+    The body is given ``settings``, in which the options that are named like a setting have the last
+    word; it does not get those itself.
+    """
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> int:
+        from ..settings import Settings, load_settings
+
+        flags = {name: options.pop(name) for name in Settings.model_fields if name in options}
+        return command(settings=load_settings(**flags), **options)
+
+    redis_url = click.option(
+        "--redis-url",
+        metavar="URL",
+        help="The server, in place of DGQ_REDIS_URL. A password is safer in DGQ_REDIS_PASSWORD: "
+        "others on this machine can read a command line.",
+    )
+    return redis_url(guarded(wrapped))
+
+
 @contextmanager
-def connected(settings: "Settings | None" = None) -> Iterator["Client"]:
+def connected(settings: "Settings") -> Iterator["Client"]:
     """A client of the configured server, or of the private one if it is up.
 
     Whatever the server refuses meanwhile becomes a ServerError.
@@ -80,9 +104,8 @@ def connected(settings: "Settings | None" = None) -> Iterator["Client"]:
 
     from ..client.client import Client
     from ..ledger.connection import server_error
-    from ..settings import load_settings
 
-    with Client(settings=settings or load_settings()) as client:
+    with Client(settings=settings) as client:
         try:
             yield client
         except RedisError as error:
@@ -96,9 +119,11 @@ def find(client: "Client", batch_name: str) -> "Batch":
     return client.batch(find_batch(client.ledger, batch_name).id)
 
 
-def steer(action: Literal["pause", "resume"], batch_name: str, *, as_json: bool) -> int:
+def steer(
+    action: Literal["pause", "resume"], batch_name: str, settings: "Settings", *, as_json: bool
+) -> int:
     """Pause a batch or go on with it, and say how it stands then; returns the exit code."""
-    with connected() as client:
+    with connected(settings) as client:
         batch = find(client, batch_name)
         info = batch.pause() if action == "pause" else batch.resume()
     if as_json:

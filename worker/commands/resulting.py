@@ -6,6 +6,7 @@ from pathlib import Path
 from .. import exit_codes
 from ..client.client import Batch
 from ..client.collecting import Collector, collect
+from ..client.hints import command
 from ..client.sidecar import read_sidecar, remove_sidecar
 from ..client.watching import BatchProgress, ServerPatience, Waiter
 from ..errors import UsageFault
@@ -14,6 +15,7 @@ from ..interrupt import DelayedInterrupt
 from ..ledger.types import BatchInfo
 from ..output import STDOUT, ResultWriter, check_output
 from ..resume import EarlierRows, read_earlier_rows
+from ..settings import Settings
 from .options import batch_fields, connected, find, print_json
 from .showing import report, show, uninterrupted
 
@@ -33,14 +35,16 @@ class ResultsOptions:
     quiet: bool
 
 
-def results_command(options: ResultsOptions) -> int:
+def results_command(options: ResultsOptions, settings: Settings) -> int:
     """Do what the command line says; returns the exit code. Raises CommandError."""
     if options.out == STDOUT and options.as_json:
-        raise UsageFault("--json and the results cannot both go to standard output")
+        raise UsageFault(
+            "--json and the results cannot both go to standard output: add --output FILE"
+        )
     if options.timeout_s is not None and not options.follow:
         raise UsageFault("--timeout is about waiting: add --follow")
     out = check_output((), options.out, resume=options.resume, overwrite=options.overwrite)
-    with ResultWriter(out) as writer, connected() as client:
+    with ResultWriter(out) as writer, connected(settings) as client:
         batch = find(client, options.batch_name)
         base, have = EarlierRows(), EarlierRows()
         if options.resume and out is not None:
@@ -64,7 +68,13 @@ def _collect(options: ResultsOptions, batch: Batch, writer: ResultWriter, have: 
     client = batch.client
     path = writer.path if writer.regular else None
     where = "standard output" if writer.path is None else str(writer.path)
-    again = f"dgq results {batch.id}{'' if path is None else f' -o {path} --resume'} --follow"
+    again = command(
+        client.settings,
+        *("results", batch.id),
+        *(() if path is None else ("-o", str(path), "--resume")),
+        *(("--ordered",) if options.ordered else ()),
+        "--follow",
+    )
     with DelayedInterrupt() as interrupt:
         collector = Collector(
             client.ledger,

@@ -1,8 +1,9 @@
 """``dgq results``: write a batch's rows into a file, while it runs or after."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ..guard import guarded
 from .options import (
     BATCH_JSON,
     batch_argument,
@@ -11,8 +12,12 @@ from .options import (
     overwrite_option,
     quiet_option,
     resume_option,
+    server_command,
     timeout_option,
 )
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command(epilog=BATCH_JSON)
@@ -29,8 +34,9 @@ from .options import (
 @timeout_option
 @json_option
 @quiet_option
-@guarded
+@server_command
 def results(
+    settings: "Settings",
     batch_name: str,
     out: str,
     follow: bool,
@@ -52,5 +58,6 @@ def results(
     return results_command(
         ResultsOptions(
             batch_name, out, follow, ordered, resume, overwrite, timeout_s, as_json, quiet
-        )
+        ),
+        settings,
     )

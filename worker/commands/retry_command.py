@@ -1,10 +1,9 @@
 """``dgq retry``: run a batch's failed jobs again, as a batch of their own."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..guard import guarded
 from .options import (
     BATCH_JSON,
     SEEDS,
@@ -14,8 +13,12 @@ from .options import (
     overwrite_option,
     quiet_option,
     resume_option,
+    server_command,
     timeout_option,
 )
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command(epilog=BATCH_JSON)
@@ -36,8 +39,8 @@ from .options import (
 @timeout_option
 @json_option
 @quiet_option
-@guarded
-def retry(**options: Any) -> int:
+@server_command
+def retry(settings: "Settings", **options: Any) -> int:
     """Submit the jobs of BATCH whose rows are invalid_output or error as a new batch.
 
     BATCH is its id, the first letters of it, or last. The seed is another one, since the same job
@@ -48,4 +51,4 @@ def retry(**options: Any) -> int:
     from .wanted import Wanted
 
     wanted = {name: options.pop(name) for name in Wanted.__dataclass_fields__}
-    return retry_command(options["batch_name"], options["seed"], Wanted(**wanted))
+    return retry_command(options["batch_name"], options["seed"], Wanted(**wanted), settings)

@@ -9,11 +9,12 @@ import click
 
 from .. import exit_codes
 from ..errors import CommandError, UsageFault
-from ..guard import guarded, say
-from .options import SEEDS, connected, json_option, print_json, print_table
+from ..guard import say
+from .options import SEEDS, connected, json_option, print_json, print_table, server_command
 
 if TYPE_CHECKING:
     from ..fleet.schedules import Firing, Known
+    from ..settings import Settings
 
 
 @click.group()
@@ -64,8 +65,16 @@ def schedule() -> None:
     metavar="SECONDS",
     help="How late a firing may be made for which no scheduler ran; less than a minute is not late.",
 )
-@guarded
-def add(*, name: str, files: tuple[str, ...], cron: str, timezone: str, **options: Any) -> int:
+@server_command
+def add(
+    *,
+    settings: "Settings",
+    name: str,
+    files: tuple[str, ...],
+    cron: str,
+    timezone: str,
+    **options: Any,
+) -> int:
     """Add a schedule: at its times, all FILEs are submitted as one batch.
 
     FILEs are paths on the machine where dgq scheduler runs; relative ones are taken from the folder
@@ -91,7 +100,7 @@ def add(*, name: str, files: tuple[str, ...], cron: str, timezone: str, **option
     new = Schedule(name, cron, timezone, paths, **options)
     parsed = new.parsed
     check_new(new.batch(0))
-    with connected() as client:
+    with connected(settings) as client:
         schedules = Schedules(client.ledger)
         now_s = schedules.now_s()
         if not schedules.add(replace(new, created_s=now_s)):
@@ -107,12 +116,12 @@ def add(*, name: str, files: tuple[str, ...], cron: str, timezone: str, **option
 
 @schedule.command(name="list")
 @json_option
-@guarded
-def list_(*, as_json: bool) -> int:
+@server_command
+def list_(*, settings: "Settings", as_json: bool) -> int:
     """List the schedules: when each fires next, and what became of its last firing."""
     from ..fleet.schedules import Schedules
 
-    with connected() as client:
+    with connected(settings) as client:
         snapshot = Schedules(client.ledger).read()
     for name, why in snapshot.unreadable.items():
         say(f"schedule {name} is no use here: {why}")
@@ -135,12 +144,12 @@ def list_(*, as_json: bool) -> int:
 
 @schedule.command()
 @click.argument("name")
-@guarded
-def remove(*, name: str) -> int:
+@server_command
+def remove(*, settings: "Settings", name: str) -> int:
     """Remove a schedule. Batches that it has submitted go on."""
     from ..fleet.schedules import Schedules
 
-    with connected() as client:
+    with connected(settings) as client:
         if not Schedules(client.ledger).remove(name):
             raise CommandError(f"there is no schedule {name}; dgq schedule list shows all")
     say(f"schedule {name} is removed")

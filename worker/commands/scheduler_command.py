@@ -1,14 +1,19 @@
 """``dgq scheduler``: submits what schedules say, when they say."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ..guard import guarded
+from .options import server_command
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command()
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
-@guarded
-def scheduler(*, verbose: bool) -> int:
+@server_command
+def scheduler(*, settings: "Settings", verbose: bool) -> int:
     """Run the scheduler: at its times, each schedule's files are submitted as one batch.
 
     Several may run, on one machine or on many that see the same files: each firing is still made
@@ -25,8 +30,6 @@ def scheduler(*, verbose: bool) -> int:
     """
     from ..fleet.logs import log_to_stderr
     from ..fleet.scheduler import run_scheduler
-    from ..settings import load_settings
 
-    settings = load_settings()
     log_to_stderr(verbose=verbose)
     return run_scheduler(settings)

@@ -1,9 +1,10 @@
 """``dgq status``: how a batch stands."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .. import exit_codes
-from ..guard import guarded
 from .options import (
     BATCH_JSON,
     batch_argument,
@@ -15,15 +16,19 @@ from .options import (
     local_time,
     print_json,
     printable,
+    server_command,
     state_in_words,
 )
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command(epilog=BATCH_JSON)
 @batch_argument
 @json_option
-@guarded
-def status(batch_name: str, as_json: bool) -> int:
+@server_command
+def status(settings: "Settings", batch_name: str, as_json: bool) -> int:
     """Print how a batch stands.
 
     BATCH is its id, the first letters of it, or last. The exit code is 0 whatever the state, and 4
@@ -31,7 +36,7 @@ def status(batch_name: str, as_json: bool) -> int:
     """
     from ..client.lookup import labels_of
 
-    with connected() as client:
+    with connected(settings) as client:
         info = find(client, batch_name).status()
         if as_json:
             print_json(batch_fields(info))

@@ -1,10 +1,9 @@
 """``dgq submit``: hand a batch of jobs to the workers, and watch or collect it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..guard import guarded
 from .options import (
     BATCH_JSON,
     SEEDS,
@@ -13,8 +12,12 @@ from .options import (
     overwrite_option,
     quiet_option,
     resume_option,
+    server_command,
     timeout_option,
 )
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command(epilog=BATCH_JSON)
@@ -66,15 +69,15 @@ from .options import (
 )
 @json_option
 @quiet_option
-@guarded
-def submit(**options: Any) -> int:
+@server_command
+def submit(settings: "Settings", **options: Any) -> int:
     """Submit jobs as one batch.
 
     FILE is a file with one JSON object per line, a quoted glob pattern, or - for stdin. Several
     are one batch, in the order of their names. Bad lines are told with their numbers, and each
     becomes an error row.
 
-    With a server (DGQ_REDIS_URL, or dgq up) the batch's id is printed once all jobs are handed
+    With a server (DGQ_REDIS_URL, --redis-url, or dgq up) the batch's id is printed once all jobs are handed
     over, and the batch goes on by itself; --watch waits for its end, -o OUT collects its results.
     Without one, a private server and worker processes are started, the results go to OUT or
     stdout, and both are stopped.
@@ -85,4 +88,4 @@ def submit(**options: Any) -> int:
     from .wanted import Wanted
 
     wanted = {name: options.pop(name) for name in Wanted.__dataclass_fields__}
-    return submit_command(SubmitOptions(**options), Wanted(**wanted))
+    return submit_command(SubmitOptions(**options), Wanted(**wanted), settings)

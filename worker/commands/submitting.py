@@ -20,7 +20,7 @@ from ..ledger.types import JobOptions, NewBatch
 from ..output import STDOUT, ResultWriter, check_output
 from ..private_server import running_private_server
 from ..resume import EarlierRows, read_earlier_rows
-from ..settings import Settings, load_settings
+from ..settings import Settings
 from .delivery import Delivery, Detached, hand_over
 from .options import connected
 from .showing import BadLines, num_lines, report_nothing
@@ -51,18 +51,17 @@ class SubmitOptions:
         )
 
 
-def submit_command(options: SubmitOptions, wanted: Wanted) -> int:
+def submit_command(options: SubmitOptions, wanted: Wanted, settings: Settings) -> int:
     """Do what the command line says; returns the exit code. Raises CommandError."""
     try:
-        return _submit(options, wanted)
+        return _submit(options, wanted, settings)
     except Detached:
         return exit_codes.INTERRUPTED
 
 
-def _submit(options: SubmitOptions, wanted: Wanted) -> int:
+def _submit(options: SubmitOptions, wanted: Wanted, settings: Settings) -> int:
     if options.detach and (wanted.watch or wanted.out is not None):
         raise UsageFault("--detach excludes --watch and --output, which wait")
-    settings = load_settings()
     private = settings.redis_url is None and running_private_server(settings) is None
     if private and options.detach:
         raise UsageFault(

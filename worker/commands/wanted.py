@@ -32,7 +32,9 @@ class Wanted:
             if self.timeout_s is not None and not self.watch:
                 raise UsageFault("--timeout is about waiting: add --watch or --output FILE")
         if self.out == STDOUT and self.as_json:
-            raise UsageFault("--json and the results cannot both go to standard output")
+            raise UsageFault(
+                "--json and the results cannot both go to standard output: add --output FILE"
+            )
 
 
 @dataclass(frozen=True, slots=True)

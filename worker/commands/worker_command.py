@@ -2,10 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ..guard import guarded
+from .options import server_command
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 
 @click.command()
@@ -26,7 +30,11 @@ from ..guard import guarded
     "[default: default and the model folder's name]",
 )
 @click.option(
-    "--shards", "shards_per_worker", type=int, metavar="N", help="Shards in hand at once."
+    "--shards",
+    "shards_per_worker",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Shards in hand at once.",
 )
 @click.option(
     "--metrics-port", type=int, metavar="PORT", help="Serve Prometheus metrics and /healthz here."
@@ -36,13 +44,10 @@ from ..guard import guarded
 @click.option("--stub-seconds", type=float, default=0.0, hidden=True)
 @click.option("--until-stdin-ends", is_flag=True, hidden=True, help="Drain when a parent is gone.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
-@guarded
+@server_command
 def worker(
-    model_path: Path | None,
+    settings: "Settings",
     device: str | None,
-    serve: str | None,
-    shards_per_worker: int | None,
-    metrics_port: int | None,
     name: str,
     stub: bool,
     stub_seconds: float,
@@ -57,7 +62,7 @@ def worker(
     \b
     Exit codes:
       0    ended by a signal
-      1    cannot run: the model, a port
+      1    cannot run: the model, the device, a port
       7    the server cannot be reached
       70   ended by its watchdog: it stood still; start it again
       71   the device or the engine is broken; start it again, elsewhere if it recurs
@@ -69,7 +74,6 @@ def worker(
     from ..fleet.process import WorkerProcess
     from ..fleet.runner import EngineRunner, Runner, StubRunner
     from ..host import load_engine
-    from ..settings import load_settings
 
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", name):
         raise UsageFault("--name takes up to 64 letters, digits, or any of . _ -")
@@ -77,12 +81,6 @@ def worker(
     if until_stdin_ends:
         end_with_stdin()
     log_to_stderr(verbose=verbose)
-    settings = load_settings(
-        model_path=model_path,
-        serve=serve,
-        shards_per_worker=shards_per_worker,
-        metrics_port=metrics_port,
-    )
     with attached(settings) as attached_settings:
         runner: Runner
         if stub:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import exit_codes
-from ..guard import guarded, say
-from .options import connected, json_option, print_json, print_table, printable
+from ..guard import say
+from .options import connected, json_option, print_json, print_table, printable, server_command
 
 WORKERS_JSON = """\b
 With --json, a list of objects:
@@ -19,16 +19,17 @@ With --json, a list of objects:
 
 if TYPE_CHECKING:
     from ..ledger.types import WorkerInfo
+    from ..settings import Settings
 
 HEADS = ("WORKER", "STATE", "SERVES", "BUSY", "ROWS", "HEARD OF", "VERSION")
 
 
 @click.command(epilog=WORKERS_JSON)
 @json_option
-@guarded
-def workers(as_json: bool) -> int:
+@server_command
+def workers(settings: "Settings", as_json: bool) -> int:
     """List the workers that are alive. One that was killed is shown for some seconds more."""
-    with connected() as client:
+    with connected(settings) as client:
         found = [_fields(worker) for worker in client.ledger.workers()]
     if as_json:
         print_json(found)

@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Literal, Self
 
 from ..ledger.ledger import Ledger
+from ..ledger.shard import JobLine
 from ..ledger.types import Done, Lease
 from .patience import Patience
 
@@ -37,7 +38,7 @@ class Committer:
         self._patience = patience
         self._on_refused = on_refused
         self._on_written = on_written
-        self._missing = len(lease.jobs)
+        self._left = {job.index: job for job in lease.jobs}
         self.refused = False
         self.failed = False
         self._queue: SimpleQueue[Done | None] = SimpleQueue()
@@ -46,7 +47,12 @@ class Committer:
     @property
     def finished(self) -> bool:
         """Whether every job has its row, and the ledger has taken the shard off its list."""
-        return self._missing == 0
+        return not self._left
+
+    @property
+    def left(self) -> tuple[JobLine, ...]:
+        """The jobs without a row; to be asked once everything is written."""
+        return tuple(self._left.values())
 
     def put(self, done: Done) -> None:
         """A row to write."""
@@ -88,12 +94,13 @@ class Committer:
     def _commit(self, rows: list[Done]) -> None:
         if self.refused or self.failed:
             return
-        release = len(rows) == self._missing
+        release = len(rows) == len(self._left)
         outcome = self._patience.call(
             lambda: self._ledger.commit(self._lease, rows, release=release)
         )
         if outcome == "written":
-            self._missing -= len(rows)
+            for row in rows:
+                del self._left[row.index]
             self._on_written(rows)
         elif outcome is not None:
             self.refused = True

@@ -1,8 +1,8 @@
 """The worker's chores: it says that it is alive, and rings where work waits.
 
-Ringing is a chore that one worker at a time does for all: a ticket may have been lost with the worker
-that had just taken it, and a lease may have run out, so tickets are topped up to the number of slots
-that are idle while shards wait.
+Ringing for a label is a chore that one of its workers at a time does for all: a ticket may have been
+lost with the worker that had just taken it, and a lease may have run out, so tickets are topped up to
+the number of slots that are idle while shards wait.
 """
 
 import logging
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from ..ledger.types import WorkerInfo
 from .station import Station
@@ -38,7 +38,9 @@ class Janitor:
         describe: Callable[[], Mapping[str, str | int | float]],
     ) -> None:
         self.waiting_since_s: float | None = None
-        """Since when shards wait while this worker idles, as far as the server tells."""
+        """Since when shards wait while this worker idles and has a broker, as far as is known."""
+        self._broker_error: Exception | None = None
+        self._told = False
         self._station = station
         self._interval_s = interval_s
         self._ring = ring
@@ -60,6 +62,10 @@ class Janitor:
         except RedisError:
             logger.debug("could not say goodbye", exc_info=True)
 
+    def note_broker(self, error: Exception | None) -> None:
+        """Why the broker cannot be reached; None: it can."""
+        self._broker_error = error
+
     def _run(self) -> None:
         while True:
             try:
@@ -79,24 +85,38 @@ class Janitor:
         for label in station.labels:
             station.metrics.set_backlog(label, ledger.backlog(label))
         waiting = self._find_waiting()
-        if not waiting or station.num_working or station.draining.is_set():
+        wanted = bool(waiting) and not station.num_working and not station.draining.is_set()
+        self._tell_of_broker(self._broker_error if wanted else None)
+        if not wanted or self._broker_error is not None:
             self.waiting_since_s = None
         elif self.waiting_since_s is None:
             self.waiting_since_s = time.monotonic()
-        turn = ledger.take_turn("janitor", station.worker_id, self._interval_s * TURN)
-        if turn and waiting:
-            workers = ledger.workers()
-            for label, batch_id, count in waiting:
-                self._ring(label, batch_id, min(count, _idle_slots(workers, label)))
+        turns = [label for label in {label for label, _, _ in waiting} if self._has_turn(label)]
+        workers = ledger.workers() if turns else []
+        idle = {label: _idle_slots(workers, label) for label in turns}
+        for label, batch_id, num_shards in waiting:
+            if count := min(num_shards, idle.get(label, 0)):
+                idle[label] -= count
+                self._ring(label, batch_id, count)
+
+    def _tell_of_broker(self, error: Exception | None) -> None:
+        """Say once that nothing but the broker is missing."""
+        if error is not None and not self._told:
+            logger.warning("jobs are there, but no ticket: waiting for the broker: %s", error)
+        self._told = error is not None
+
+    def _has_turn(self, label: str) -> bool:
+        if self._broker_error is not None:  # each try would take a second, and heartbeats be late
+            return False
+        station = self._station
+        turn_s = self._interval_s * TURN
+        return station.ledger.take_turn(f"janitor:{label}", station.worker_id, turn_s)
 
     def _find_waiting(self) -> list[tuple[str, str, int]]:
         """(label, batch, shards that could be claimed now)."""
         station, found = self._station, []
         for batch_id, label in station.ledger.candidates(station.labels):
-            try:
-                count = station.ledger.num_waiting(batch_id, station.lease_s)
-            except ResponseError:  # its stream has gone; whoever claims takes it off the list
-                count = 1
+            count = station.ledger.num_waiting(batch_id, station.silence_s())
             if count:
                 found.append((label, batch_id, count))
         return found

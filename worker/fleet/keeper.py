@@ -8,11 +8,15 @@ from .station import Station
 
 
 class Keeper:
-    """One thread. Use as a context manager around the worker's life."""
+    """One thread. Use as a context manager around the worker's life.
 
-    def __init__(self, station: Station) -> None:
+    interval_s: between two renewals, a quarter of a lease or less. beat_s: time.monotonic() of the last.
+    """
+
+    def __init__(self, station: Station, *, interval_s: float) -> None:
         self.beat_s = time.monotonic()
         self._station = station
+        self._interval_s = interval_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dgq-keeper", daemon=True)
 
@@ -27,6 +31,6 @@ class Keeper:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(self._station.lease_s / 4):
+        while not self._ended.wait(self._interval_s):
             self._station.keep()
             self.beat_s = time.monotonic()

@@ -27,8 +27,17 @@ LONGEST_PAUSE_S = 2.0
 PAUSE_S = 0.25
 
 
-def listen(app: Celery, station: Station, drainer: Drainer, num_slots: int) -> bool:
-    """Work on tickets until told to end by a signal; False if Celery ends by itself."""
+def listen(
+    app: Celery,
+    station: Station,
+    drainer: Drainer,
+    num_slots: int,
+    on_broker: Callable[[Exception | None], None],
+) -> bool:
+    """Work on tickets until told to end by a signal; False if Celery ends by itself.
+
+    on_broker: told the error each time the broker cannot be reached, and None once it can.
+    """
 
     @app.task(name=TASK, ignore_result=True)  # type: ignore[untyped-decorator]
     def work(*_: Any, **__: Any) -> None:
@@ -48,6 +57,7 @@ def listen(app: Celery, station: Station, drainer: Drainer, num_slots: int) -> b
         without_mingle=True,
     )
     controller.drain = drainer.begin
+    controller.on_broker = on_broker
     if threading.current_thread() is threading.main_thread():
         _on_signals(drainer)
     controller.start()
@@ -66,9 +76,13 @@ def _on_signals(drainer: Drainer) -> None:
 
 
 class _Controller(WorkController):  # type: ignore[misc]
-    """Celery's worker without its signal handlers, banner and log. drain: called when it ends."""
+    """Celery's worker without its signal handlers, banner and log.
+
+    drain: called when it ends. on_broker: see listen.
+    """
 
     drain: Callable[[], None]
+    on_broker: Callable[[Exception | None], None]
 
     def on_before_init(self, **_: Any) -> None:
         """What Celery's command does for its workers."""
@@ -105,12 +119,13 @@ class _Consumer(Consumer):  # type: ignore[misc]
     def ensure_connected(self, conn: Any) -> Any:
         """As Celery's, with shorter pauses."""
         conn.ensure_connection(
-            lambda error, _: logger.debug("the broker is away: %s", error),
+            lambda error, _: self.controller.on_broker(error),
             interval_start=PAUSE_S,
             interval_step=PAUSE_S,
             interval_max=LONGEST_PAUSE_S,
             callback=state.maybe_shutdown,
         )
+        self.controller.on_broker(None)
         self.first_connection_attempt = False
         return conn
 

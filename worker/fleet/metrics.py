@@ -154,9 +154,10 @@ class QueueMetrics(Collector):
     """The figures of the queue, asked of the ledger at each look.
 
     For a process that lives while no worker does: what scales workers up from none reads it there.
+    alive: whether that process is of use; asked at each look at ``/healthz``.
     """
 
-    def __init__(self, ledger: Ledger, alive: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, ledger: Ledger, alive: Callable[[], bool]) -> None:
         self._ledger = ledger
         self._alive = alive
 

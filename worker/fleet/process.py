@@ -67,7 +67,9 @@ class WorkerProcess:
             on_broken=lambda error: _end_broken(station, error),
         )
         app = make_app(settings, client_name=f"dgq-celery-{worker_id}")
-        keeper = Keeper(station)
+        # Its heart must beat as often as the watchdog listens, though leases be long.
+        beat_s = min(settings.lease_s, settings.stall_timeout_s) / 4
+        keeper = Keeper(station, interval_s=beat_s)
         janitor = Janitor(
             station,
             interval_s=settings.janitor_interval_s,
@@ -84,7 +86,8 @@ class WorkerProcess:
                 stack.enter_context(part)
             logger.info("%s serves %s", worker_id, ", ".join(station.labels))
             drainer = Drainer(station, settings.drain_timeout_s)
-            told = listen(app, station, drainer, settings.shards_per_worker)
+            num_slots = settings.shards_per_worker
+            told = listen(app, station, drainer, num_slots, janitor.note_broker)
             station.give_up()
         logger.info("%s has ended", worker_id)
         return exit_codes.OK if told else exit_codes.WEDGED

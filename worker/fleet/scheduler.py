@@ -30,7 +30,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +47,7 @@ from ..settings import Settings
 from .app import make_app
 from .firing import Attempt
 from .schedules import Claim, Known, Schedules, Snapshot, utc
+from .watchdog import stalled
 
 logger = logging.getLogger("dgq.scheduler")
 
@@ -80,14 +81,20 @@ class RedisScheduler(beat.Scheduler):  # type: ignore[misc]
         self._settings: Settings = client.settings
         self._hands: dict[str, Hand] = {}
         self._stopping = threading.Event()
+        self._looked_s = time.monotonic()
         self._away = False
         self._told: set[tuple[str, object]] = set()
 
     def setup_schedule(self) -> None:
         """Beat would take over what the app's configuration holds; there is nothing."""
 
+    def is_alive(self) -> bool:
+        """Whether it still looks, even if at a server that is away."""
+        return not stalled(self._looked_s, self._settings.stall_timeout_s)
+
     def tick(self, *_: Any, **__: Any) -> float:
         """Begin what is due; the time until the next look, in seconds. A server away is waited for."""
+        self._looked_s = time.monotonic()
         try:
             self._keep_claims()
             snapshot = self._schedules.read()
@@ -174,23 +181,24 @@ class RedisScheduler(beat.Scheduler):  # type: ignore[misc]
 
 def run_scheduler(settings: Settings) -> int:
     """Make firings until told to end; the exit code. Raises ServerError if the server is not there."""
-    with Client(settings=settings) as client, make_app(settings) as app, _metrics(client):
+    with Client(settings=settings) as client, make_app(settings) as app:
         make = partial(RedisScheduler, client=client, schedules=Schedules(client.ledger))
         service = beat.Service(app, max_interval=TICK_S, scheduler_cls=make)
-        logger.info("the scheduler has started")
-        with _ended_by_signals():
-            service.start()
+        with _metrics(client, service.scheduler.is_alive):
+            logger.info("the scheduler has started")
+            with _ended_by_signals():
+                service.start()
         logger.info("the scheduler has ended")
     return exit_codes.OK
 
 
-def _metrics(client: Client) -> AbstractContextManager[object]:
+def _metrics(client: Client, alive: Callable[[], bool]) -> AbstractContextManager[object]:
     """What tells Prometheus of the queue, where a port for it is set."""
     if client.settings.metrics_port is None:
         return nullcontext()
     from .metrics import QueueMetrics
 
-    return QueueMetrics(client.ledger).serve(client.settings.metrics_port)
+    return QueueMetrics(client.ledger, alive).serve(client.settings.metrics_port)
 
 
 @contextmanager

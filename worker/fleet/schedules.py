@@ -245,7 +245,7 @@ def utc(time_s: float) -> str:
 def _known(definition: bytes, last: bytes | None) -> Known:
     """Raises ValueError or UsageFault for what cannot be read here."""
     schedule = _SCHEDULE.validate_json(definition)
-    assert schedule.parsed
+    parse_cron(schedule.cron, schedule.timezone)
     return Known(schedule, definition, _FIRING.validate_json(last) if last else None, last or b"")
 
 

@@ -9,14 +9,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dgq.engine.errors import EngineError
 
 from ..ledger.ledger import Ledger
+from ..ledger.refusals import explain_reply
 from ..ledger.types import Done, Lease
 from .committer import Committer
+from .contact import Contact
 from .feed import Interrupted
 from .gate import Gate
 from .holding import Holding, RowMaker, cancelled_rows, parked_rows
@@ -59,7 +64,8 @@ class Station:
         self._holdings: set[Holding] = set()
         self._lock = threading.Lock()
         self._giving_up = threading.Event()
-        self._reachable = True
+        self._contact = Contact(lease_s)
+        self._waiting_for: RedisError | None = None
         self._broken = False
         self._pulse = -1
         self._alive_s = 0.0
@@ -69,13 +75,16 @@ class Station:
         """Claim and run shards until there are none, or this worker drains."""
         self._note_thread(1)
         try:
-            alone = False
+            alone, first = False, None
             while not self.draining.is_set():
                 with self._gate.passing(alone=alone):
-                    lease = self._claim()
+                    lease = self._claim(first)
                     if lease is None:
                         return
-                    alone = self._process(lease, alone=alone)
+                    suspect = self._process(lease, alone=alone)
+                    # What could not be run in company comes next, not after another batch's turn.
+                    first = (lease.batch_id, lease.label) if suspect and not alone else None
+                    alone = suspect
         finally:
             self._note_thread(-1)
 
@@ -116,30 +125,47 @@ class Station:
         pulse = self.runner.pulse()
         if pulse != self._pulse:
             self._pulse, self._alive_s = pulse, time.monotonic()
-        for holding in self.holdings():
-            try:
-                state = self.ledger.renew(holding.lease)
-            except RedisError as error:
-                self._report(error)
-                return
-            self._report(None)
+        try:
+            self._renew()
+        except RedisError as error:
+            self._report(error)
+
+    def silence_s(self) -> float:
+        """For how long the holder of a shard must have been silent to be taken for dead."""
+        return self._contact.silence_s()
+
+    def _renew(self) -> None:
+        holdings = self.holdings()
+        if not holdings:  # whoever idles learns it too when the server is away
+            self._contact.asked()
+            self.ledger.redis.ping()
+            self._note_answer()
+        for holding in holdings:
+            self._contact.asked()
+            state = self.ledger.renew(holding.lease)
+            self._note_answer()
             if state == "cancelled":
                 holding.feed.interrupt("cancelled")
             elif state == "paused":
                 holding.feed.close()
-            elif state in ("lost", "gone") and self._has(holding):
+            elif state in ("lost", "gone"):
                 holding.feed.interrupt(state)
 
-    def _claim(self) -> Lease | None:
-        return self.patience.call(self._claim_once)
+    def _claim(self, first: tuple[str, str] | None = None) -> Lease | None:
+        """first: the batch, with its label, to be asked before those whose turn it is."""
+        return self.patience.call(lambda: self._claim_once(first))
 
-    def _claim_once(self) -> Lease | None:
-        if not self._reachable:  # leases in hand may have run out meanwhile: before another claims
-            self.keep()
-        for batch_id, label in self.ledger.candidates(self.labels):
+    def _claim_once(self, first: tuple[str, str] | None) -> Lease | None:
+        if self._waiting_for is not None:
+            self.keep()  # leases in hand may have run out meanwhile: before another claims
+        before = [] if first is None else [first]
+        self._contact.asked()
+        candidates = before + self.ledger.candidates(self.labels)
+        self._contact.heard()
+        for batch_id, label in candidates:
             if self.draining.is_set():
                 return None
-            lease = self.ledger.claim(batch_id, label, self.worker_id, self.lease_s)
+            lease = self.ledger.claim(batch_id, label, self.worker_id, self.silence_s())
             if lease is not None:
                 self.metrics.shard_claimed()
                 return lease
@@ -151,7 +177,7 @@ class Station:
         One that may be to blame for deaths is run alone, and is not even held by a thread that
         waits for others to end: it would share the blame for what they do.
         """
-        suspect = 0 < lease.deaths >= self._max_deaths - 1
+        suspect = lease.deaths >= self._max_deaths - 1
         if lease.cancelled:
             self._write(lease, cancelled_rows(lease))
         elif not lease.jobs:
@@ -204,12 +230,14 @@ class Station:
     def _part(self, holding: Holding, committer: Committer, *, died: bool) -> None:
         """After the last row: the shard is done, or someone else's, or to be given back."""
         lease = holding.lease
+        if committer.finished:  # whatever the keeper has found since: a shard that is done is gone
+            return
         if committer.refused or holding.feed.interruption in ("lost", "gone"):
             self.metrics.lease_lost()
             logger.warning("a shard of %s is no longer this worker's", lease.batch_id)
         elif holding.feed.interruption == "cancelled":
-            self._write(lease, cancelled_rows(lease))
-        elif not committer.finished:
+            self._write(lease, cancelled_rows(replace(lease, jobs=committer.left)))
+        else:
             self.metrics.shard_released()
             self._release(lease, died=died)
 
@@ -240,20 +268,25 @@ class Station:
         with self._lock:
             self.num_working += change
 
-    def _has(self, holding: Holding) -> bool:
-        """Whether it is still in hand: a shard that has just been finished is rightly gone."""
-        with self._lock:
-            return holding in self._holdings
+    def _note_answer(self) -> None:
+        """The server has answered what it answers even when it is full."""
+        self._contact.heard()
+        if isinstance(self._waiting_for, RedisConnectionError | RedisTimeoutError):
+            self._report(None)
 
     def _report(self, error: RedisError | None) -> None:
-        """Say once that the server is away, and once that it is back."""
-        reachable = error is None
-        if not reachable:
+        """Say once that the server is waited for, and once that it is not any more."""
+        if error is None:
+            self._contact.heard()
+        else:
             self._alive_s = time.monotonic()
-        if reachable != self._reachable:
-            self._reachable = reachable
-            self.metrics.server_reachable(reachable)
+        changed = (error is None) != (self._waiting_for is None)
+        self._waiting_for = error
+        if changed:
+            self.metrics.server_reachable(error is None)
             if error is None:
                 logger.info("the server answers again")
             else:
-                logger.warning("waiting for the server: %s", error)
+                meaning = explain_reply(error)
+                why = f"it {meaning}" if meaning else error
+                logger.warning("waiting for the server: %s", why)

@@ -101,8 +101,9 @@ def parse_address(url: str, source: str = "") -> Address:
         raise UsageFault(_complaint(url, source, fault))
     try:
         parts = urlsplit(url)
-        assert parts.port is None or parts.port > 0
-    except (ValueError, AssertionError):
+        if parts.port == 0:
+            raise ValueError
+    except ValueError:
         raise UsageFault(
             _complaint(
                 url,
@@ -141,9 +142,9 @@ def masked(url: str) -> str:
 
 
 def origin(settings: Settings, name: str) -> str:
-    """Where a setting came from, " (from …)" to be put into a message; empty for a default."""
+    """Where a setting came from, " (from …)" to be put into a message; empty for a default and a flag."""
     source = settings.origins.get(name, "default")
-    return "" if source == "default" else f" (from {source})"
+    return "" if source in ("default", "flag") else f" (from {source})"
 
 
 def _with_tls(address: Address, settings: Settings) -> Address:

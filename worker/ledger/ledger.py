@@ -30,6 +30,9 @@ Added = Literal["ADDED", "HAVE", "DIFFERENT", "BEHIND", "CANCELLED", "UNKNOWN", 
 START = "0-0"
 """The cursor before the first row."""
 
+FAILED_AT_ONCE = 32
+"""Of jobs that may be megabytes each."""
+
 BATCH_ID = re.compile(r"b-[a-z2-7]{12}")
 
 
@@ -231,11 +234,12 @@ class Ledger(Presence):
     def failed_jobs(self, batch_id: str) -> Iterator[JobLine]:
         """The jobs that a retry may help, in the order of the input."""
         failed = self.keys.batch(batch_id).failed
-        indices = sorted(map(int, cast("list[bytes]", self.redis.hkeys(failed))))
-        for index in indices:
-            blob = cast("bytes | None", self.redis.hget(failed, str(index)))
-            if blob is not None:
-                yield from unpack_jobs(blob)
+        indices = sorted(cast("list[bytes]", self.redis.hkeys(failed)), key=int)
+        for begin in range(0, len(indices), FAILED_AT_ONCE):
+            group = indices[begin : begin + FAILED_AT_ONCE]
+            for blob in cast("list[bytes | None]", self.redis.hmget(failed, cast("Any", group))):
+                if blob is not None:
+                    yield from unpack_jobs(blob)
 
     def backlog(self, label: str) -> int:
         """Accepted jobs of a label that have no row yet; those of paused batches do not count."""

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from dgq.pipelines.job import RewriteJob
 from dgq.worker.client.client import Client
@@ -46,6 +47,12 @@ def test_jobs_in_results_out(client):
     assert batch.wait().finished
     assert [one.id for one in client.batches()] == [batch.id]
     assert client.batch(batch.id).status() == batch.status()
+
+
+def test_its_url_is_stronger_than_that_of_the_settings(server):
+    settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}", shard_jobs=4)
+    with Client(server.url, settings=settings) as client:
+        assert client.submit(jobs(5)).status().num_shards == 2
 
 
 def test_bad_jobs_are_error_rows(client):
@@ -279,6 +286,19 @@ def test_leaving_closes_the_connections(server, ledger):
 def test_no_server():
     with pytest.raises(ServerError, match="Connection refused"):
         Client(settings=Settings(redis_url=f"redis://127.0.0.1:{free_port()}"))
+
+
+def test_a_broker_that_is_away_is_tried_once(server, ledger, monkeypatch):
+    tried = []
+
+    def away(app, label, batch_id):
+        tried.append(batch_id)
+        raise OperationalError("nobody listens")
+
+    monkeypatch.setattr("dgq.worker.fleet.app.ring", away)
+    with Client(settings=Settings(redis_url=server.url, shard_jobs=1)) as client:
+        batch = client.submit(jobs(5))
+        assert tried == [batch.id] and batch.status().num_jobs == 5
 
 
 def test_a_broker_that_is_away_stops_no_submission(server, ledger):

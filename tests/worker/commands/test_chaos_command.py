@@ -5,9 +5,14 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from dgq.worker import chaos
 from dgq.worker.chaos import Drill
+from dgq.worker.errors import CommandError
+from dgq.worker.ledger.ledger import Ledger
 from dgq.worker.ledger.shard import Row
+from dgq.worker.settings import Settings
 from tests.worker.servers import RealServer
 
 DGQ = [sys.executable, "-m", "dgq.worker"]
@@ -27,8 +32,19 @@ def test_a_short_drill_keeps_its_promises_and_leaves_nothing(tmp_path):
         assert report["num_rows"] == report["num_jobs"] == 150
         assert set(report["promises"].values()) == {True}
         assert sum(report["faults"].values()) >= 1
-        left = {key.decode() for key in server.client().keys("*")}
+        client = server.client()
+        left = {key.decode() for key in client.keys("*") if client.ttl(key) == -1}
         assert not [key for key in left if ":b:" in key or "chaos-" in key], left
+
+
+def test_it_says_so_if_no_worker_comes_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(chaos, "START_S", 0.2)
+    monkeypatch.setattr(chaos, "WORKER", [sys.executable, "-c", "exit(1)"])
+    with RealServer(tmp_path / "server") as server:
+        settings = Settings(redis_url=server.url)
+        with pytest.raises(CommandError, match="no worker of the drill has come up"):
+            chaos.run_drill(settings, num_workers=2, num_jobs=1, timeout_s=1, on_event=print)
+        assert not list(Ledger(server.client()).batches())
 
 
 class Rows:

@@ -62,6 +62,18 @@ def test_without_a_seed_it_is_1(dgq, ledger, jobs_file, rewrite):
     assert json.loads(dgq("retry", batch_id, "--json").out)["seed"] == 1
 
 
+def test_jobs_that_keep_their_seed_are_told_of(dgq, ledger, jobs_file, rewrite):
+    kept = [rewrite(f"job-{n}", text="stub:fail") | {"seed": n} for n in range(2)]
+    jobs_file(rewrite("a", text="stub:fail"), *kept)
+    batch_id = dgq("submit", "jobs.jsonl").out.strip()
+    work(ledger)
+    done = dgq("retry", batch_id)
+    assert ledger.info(done.out.strip()).num_jobs == 3
+    assert done.err.splitlines()[0] == (
+        "dgq: 2 of these jobs have a seed of their own, which they keep: the same check fails again"
+    )
+
+
 def test_nothing_to_retry_is_one_line(dgq, ledger, jobs_file, rewrite, out):
     jobs_file(rewrite("a"), b"{")
     batch_id = dgq("submit", "jobs.jsonl").out.strip()

@@ -1,11 +1,12 @@
 """``dgq submit``: what it hands over, where the rows go, and every way in which it is refused."""
 
 import json
+import shlex
 
 import pytest
 
 from dgq.worker import exit_codes
-from dgq.worker.client.sidecar import read_sidecar
+from dgq.worker.client.sidecar import Sidecar, read_sidecar
 from tests.worker.looking import ids, read_rows
 from tests.worker.servers import free_port
 from tests.worker.stub_worker import work
@@ -163,6 +164,7 @@ def test_a_job_key_with_another_input_is_refused(
         done = dgq("submit", "other.jsonl", "--job-key", "k", *more)
         assert (done.code, done.out) == (exit_codes.CANNOT_RUN, "")
         assert "(job key 'k') belongs to another input" in done.err
+        assert "in part" not in done.err
         assert out.read_text() == before_rows
         assert read_sidecar(out) is None
     assert ledger.info(batch_id).num_jobs == 6
@@ -176,6 +178,12 @@ def test_a_cancelled_job_key_says_so(dgq, ledger, jobs_file, rewrite, out):
     assert done.code == exit_codes.BATCH_CANCELLED
     assert "was cancelled and takes no jobs; what it has: dgq results b-" in done.err
     assert not out.exists()
+    out.write_text('{"id":"b","status":"ok"}\n')
+    Sidecar(next(ledger.batches()).id, 0).write(out)
+    done = dgq("submit", "jobs.jsonl", "-o", "out.jsonl", "--resume")
+    assert done.code == exit_codes.BATCH_CANCELLED
+    assert dgq(*shlex.split(done.err.split("what it has: dgq ")[1])).code == done.code
+    assert ids(out) == ["b", "a"]
 
 
 def test_waiting_ends_in_time(dgq, ledger, jobs_file, rewrite, out):
@@ -195,6 +203,24 @@ def test_waiting_ends_in_time(dgq, ledger, jobs_file, rewrite, out):
     again = done.err.split("to go on: dgq ")[1].split()
     assert dgq(*again).code == exit_codes.OK
     assert ids(out) == ["a"] and read_sidecar(out) is None
+
+
+def test_the_way_back_can_be_typed_as_it_stands_and_keeps_the_order(
+    dgq, server, ledger, jobs_file, rewrite, tmp_path, monkeypatch
+):
+    names = [f"job-{n}" for n in range(8)]
+    jobs_file(*map(rewrite, names))
+    monkeypatch.delenv("DGQ_REDIS_URL")
+    given = ("--ordered", "--timeout", "0.2", "--redis-url", server.url)
+    done = dgq("submit", "jobs.jsonl", "-o", "my out.jsonl", *given)
+    held = ledger.claim(next(ledger.batches()).id, "default", "slow", 10)
+    work(ledger)
+    ledger.release(held)
+    again = shlex.split(done.err.split("to go on: dgq ")[1])
+    assert dgq(*again, "--timeout", "0.2").code == exit_codes.WAIT_TIMEOUT
+    work(ledger)
+    assert dgq(*again).code == exit_codes.OK
+    assert ids(tmp_path / "my out.jsonl") == names
 
 
 def test_a_batch_that_is_cancelled_meanwhile_keeps_its_rows(dgq, ledger, jobs_file, rewrite, out):
@@ -222,7 +248,11 @@ def test_a_batch_that_is_cancelled_meanwhile_keeps_its_rows(dgq, ledger, jobs_fi
         (["jobs", "--ordered"], exit_codes.USAGE, "--ordered is about results: add --output"),
         (["jobs", "--resume"], exit_codes.USAGE, "--resume is about results: add --output"),
         (["jobs", "--timeout", "1"], exit_codes.USAGE, "--timeout is about waiting"),
-        (["jobs", "-o", "-", "--json"], exit_codes.USAGE, "cannot both go to standard output"),
+        (
+            ["jobs", "-o", "-", "--json"],
+            exit_codes.USAGE,
+            "cannot both go to standard output: add --output",
+        ),
         (["jobs", "-o", "-", "--resume"], exit_codes.USAGE, "--resume needs a file of results"),
         (["jobs", "-o", "jobs"], exit_codes.USAGE, "jobs holds the jobs"),
         (["jobs", "-o", "old"], exit_codes.USAGE, "old exists; add --resume"),

@@ -291,6 +291,28 @@ def test_a_server_that_is_too_full_is_waited_for(dgq, tight_server, monkeypatch,
     assert (info.sealed, info.num_jobs) == (True, 23)
 
 
+@pytest.mark.parametrize(
+    ("more", "way_on"),
+    [
+        ([], "dgq cancel b-"),
+        (["--job-key", "k"], "the same command goes on where this one ended"),
+        (["-o", "out.jsonl"], "; to go on: the same command with --resume"),
+    ],
+)
+def test_a_server_that_stays_too_full_ends_it_and_the_way_on_is_told(
+    dgq, tight_server, monkeypatch, jobs, more, way_on
+):
+    monkeypatch.setenv("DGQ_MAX_MEMORY_PERCENT", "50")
+    monkeypatch.setattr("dgq.worker.client.memory.PATIENCE_S", 0.1)
+    monkeypatch.setattr("dgq.worker.client.memory.PAUSE_S", 0.05)
+    client = tight_server.client()
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.6))
+    done = dgq("submit", "jobs.jsonl", *more)
+    assert done.code == exit_codes.SERVER
+    assert "% full; collect results, raise maxmemory, or submit less" in done.err
+    assert way_on in done.err
+
+
 @pytest.mark.parametrize("more", [["-o", "out.jsonl"], []])
 def test_a_server_that_refuses_for_want_of_memory_is_waited_for(
     dgq_process, tight_server, jobs, out, more

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from tests.worker.faults.fleet import wait_for
+from tests.worker.servers import free_port
 
 DGQ = [sys.executable, "-m", "dgq.worker"]
 
@@ -70,3 +71,10 @@ def test_no_devices_is_a_fault_of_usage(environment):
     up = Up(environment, "--devices", ",")
     assert up.end(0) == 2
     assert "--devices names no device" in up.said
+
+
+def test_an_unreachable_server_is_one_line(environment):
+    up = Up(environment | {"DGQ_REDIS_URL": f"redis://127.0.0.1:{free_port()}"})
+    assert up.end(0) == 7
+    assert up.said.startswith("dgq: cannot reach the Redis server at")
+    assert up.said.count("\n") == 1

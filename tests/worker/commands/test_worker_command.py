@@ -44,7 +44,11 @@ def dgq_worker(tmp_path):
         ([], {}, 7, "no server is configured"),
         ([], {"redis_url": f"redis://127.0.0.1:{free_port()}"}, 7, "cannot reach"),
         (["--name", "a b"], {}, 2, "--name takes up to 64 letters"),
-        (["--shards", "0"], {}, 2, "shards_per_worker"),
+        (["--shards", "0"], {}, 2, "'--shards': 0 is not in the range"),
+        (["--serve", "a b"], {}, 2, "--serve must be names of up to 100 letters"),
+        (["--serve", " ,"], {}, 2, "--serve must be names of up to 100 letters"),
+        (["--device", "nope"], {"redis_url": "redis://127.0.0.1:1"}, 1, "the device 'nope' cannot"),
+        (["--device", "cuda:99"], {"redis_url": "redis://127.0.0.1:1"}, 1, "'cuda:99' cannot"),
         (["--model", "/nonexistent"], {"redis_url": "redis://127.0.0.1:1"}, 1, "does not exist"),
     ],
 )

@@ -3,8 +3,9 @@ not answer for a while: the worker goes on, the same process, and hears tickets 
 
 import time
 
-from tests.worker.faults.fleet import Repeatedly, make_jobs
-from tests.worker.servers import free_port
+from dgq.worker.fleet.app import make_app, queue_name
+from tests.worker.faults.fleet import Repeatedly, make_jobs, wait_for
+from tests.worker.servers import RealServer
 
 
 def assert_hears_tickets(fleet, worker):
@@ -54,11 +55,29 @@ def test_the_server_pauses(fleet, server):
     assert_hears_tickets(fleet, worker)
 
 
+def test_a_broker_of_its_own_is_waited_for(fleet, server, tmp_path):
+    """Work waits, the ledger answers, the broker does not: a new process could do no more."""
+    fleet = fleet(stall_timeout_s=2)
+    broker = RealServer(tmp_path / "broker")
+    worker = fleet.start(broker_url=f"{broker.url}/0")
+    jobs = make_jobs(10)
+    batch = fleet.submit(jobs)
+    wait_for(lambda: "waiting for the broker" in worker.err)
+    time.sleep(4)
+    assert worker.process.poll() is None, worker.err
+    with broker:
+        fleet.finish(batch, jobs)
+    assert worker.err.count("waiting for the broker") == 1
+
+
 def test_a_worker_that_hears_nothing_ends_itself(fleet, server):
-    """Work waits, the ledger answers, and the broker does not: whoever supervises it is told."""
-    fleet = fleet()
-    nobody = f"redis://127.0.0.1:{free_port()}/0"
-    worker = fleet.start(broker_url=nobody, stall_timeout_s=3)
+    """Work waits, the broker has its tickets, and they do not come through."""
+    fleet = fleet(stall_timeout_s=3)
+    worker = fleet.start()
+    app = make_app(fleet.client.settings)
+    name = queue_name("default")
+    wait_for(lambda: app.control.cancel_consumer(name, reply=True))
     fleet.submit(make_jobs(10))
     assert worker.wait() == 70
     assert "no ticket has come through" in worker.err
+    app.close()

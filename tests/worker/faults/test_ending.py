@@ -84,3 +84,13 @@ def test_an_idle_worker_ends_at_once(fleet):
     first.signal(signal.SIGTERM)
     assert first.wait() == 0
     assert "Traceback" not in first.err
+
+
+def test_a_long_lease_is_no_standstill(fleet):
+    """The watchdog must hear the keeper's heart, however seldom leases are to be renewed."""
+    fleet = fleet(lease_s=LONG_S, stall_timeout_s=2)
+    worker = fleet.start()
+    time.sleep(4)
+    assert worker.process.poll() is None, worker.err
+    jobs = make_jobs(3)
+    fleet.finish(fleet.submit(jobs), jobs)

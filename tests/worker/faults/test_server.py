@@ -1,6 +1,8 @@
 """Promises: the server may be killed and come back, with its data or without; it may be full. Workers
 wait and go on. What the server has kept is neither lost nor done twice."""
 
+import time
+
 import pytest
 from redis.exceptions import RedisError
 
@@ -80,3 +82,19 @@ def test_it_is_full(fleet, server):
     admin.config_set("maxmemory", 0)
     assert fleet.finish(batch, jobs)[: len(before)] == before
     assert_serves(fleet, worker)
+
+
+def test_it_is_away_for_longer_than_a_lease(fleet, server):
+    """Nobody could renew: that is no death, and who comes back first robs nobody."""
+    fleet = fleet(shard_jobs=1, shards_per_worker=1, lease_s=6)
+    workers = fleet.start(4, "--stub-seconds", "0.2")
+    jobs = make_jobs(60)
+    for job in jobs[:3]:
+        job["text"] += " stub:wait 12"
+    batch = fleet.submit(jobs)
+    fleet.wait_for_rows(batch, 10)
+    server.kill()
+    time.sleep(7)
+    server.start()
+    fleet.finish(batch, jobs)
+    assert [worker.name for worker in workers if "no longer this worker's" in worker.err] == []

@@ -199,7 +199,7 @@ def test_a_port_in_use_is_one_line():
 def test_the_queue_is_asked_at_each_look(tmp_path):
     with RealServer(tmp_path, maxmemory="64mb") as server:
         ledger = Ledger(server.client())
-        metrics = QueueMetrics(ledger)
+        metrics = QueueMetrics(ledger, alive=lambda: True)
         found = samples(metrics)
         assert found['dgq_backlog_jobs{label="default"}'] == 0
         assert found['dgq_workers{label="default"}'] == 0
@@ -220,7 +220,7 @@ def test_the_queue_is_asked_at_each_look(tmp_path):
 
 def test_without_a_server_the_queue_has_no_figures(tmp_path):
     with RealServer(tmp_path) as server:
-        metrics = QueueMetrics(Ledger(server.client(socket_timeout=1.0)))
+        metrics = QueueMetrics(Ledger(server.client(socket_timeout=1.0)), alive=lambda: True)
         server.kill()
         found = samples(metrics)
     assert found["dgq_server_reachable"] == 0
@@ -230,6 +230,6 @@ def test_without_a_server_the_queue_has_no_figures(tmp_path):
 def test_a_user_without_info_gets_all_but_the_memory(tmp_path):
     user = "bob on >secret ~dgq:* +@all -info"
     with RealServer(tmp_path, username="bob", password="secret", users=[user]) as server:
-        found = samples(QueueMetrics(Ledger(server.client())))
+        found = samples(QueueMetrics(Ledger(server.client()), alive=lambda: True))
     assert found["dgq_server_reachable"] == 1
     assert found["dgq_server_memory_ratio"] == 0

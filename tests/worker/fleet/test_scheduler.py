@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 
 import pytest
 
@@ -326,3 +327,14 @@ def test_a_server_that_goes_and_comes_back(queue, server, log):
     queue.fire(scheduler, "nightly")
     assert len(queue.batches()) == 1
     assert log.text.count("cannot reach") == log.text.count("the server is back") == 1
+
+
+def test_it_is_alive_as_long_as_it_looks(queue, monkeypatch):
+    """What /healthz says."""
+    scheduler = queue.scheduler()
+    assert scheduler.is_alive()
+    stood_still_s = time.monotonic() + queue.settings.stall_timeout_s + 1
+    monkeypatch.setattr(time, "monotonic", lambda: stood_still_s)
+    assert not scheduler.is_alive()
+    scheduler.tick()
+    assert scheduler.is_alive()

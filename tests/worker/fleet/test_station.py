@@ -1,16 +1,19 @@
 """What a station does that a fault from outside does not show; the rest is in tests/worker/faults."""
 
 import logging
+import threading
+import time
 
 import pytest
 
 from dgq.engine.errors import DeviceError
 from dgq.worker.client.client import Client
+from dgq.worker.fleet import patience
 from dgq.worker.fleet.metrics import WorkerMetrics
 from dgq.worker.fleet.runner import StubRunner
 from dgq.worker.fleet.station import Station
 from dgq.worker.settings import Settings
-from tests.worker.faults.fleet import make_jobs
+from tests.worker.faults.fleet import make_jobs, wait_for
 from tests.worker.servers import RealServer
 
 
@@ -93,3 +96,89 @@ def test_with_one_death_allowed_it_is_still_found_out_whose_fault_it_was(client)
     station.ledger.release(station._claim(), died=True)
     station.work()
     assert batch.status().num_by_status["ok"] == 5
+
+
+def test_a_suspect_is_not_put_off_until_other_batches_are_done(client):
+    """Batches take turns, but the claim that is made alone is for the one with the suspect."""
+    poisoned = client.submit(make_jobs(1))
+    station = make_station(client, StubRunner())
+    for _ in range(2):
+        station.ledger.release(station._claim(), died=True)
+    other = client.submit(make_jobs(50))
+    done_before = []
+    station.runner = Telling(lambda: done_before.append(other.status().num_done))
+    station.work()
+    assert poisoned.status().finished
+    assert other.status().finished
+    assert done_before[0] < 10
+
+
+class Telling(StubRunner):
+    """Calls ``tell`` at each shard of a single job."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self.tell = tell
+
+    def run(self, jobs):
+        if len(jobs.entries) == 1:
+            self.tell()
+        return super().run(jobs)
+
+
+def test_a_shard_whose_last_row_is_written_was_not_lost(client, caplog):
+    """The keeper may look between the last commit and the end of the shard's thread."""
+    client.submit(make_jobs(5))
+    station = make_station(client, StubRunner())
+    count = station._count
+
+    def count_and_keep(rows):
+        count(rows)
+        station.keep()
+
+    station._count = count_and_keep
+    with caplog.at_level(logging.WARNING, "dgq.worker"):
+        station.work()
+    assert station.num_rows == 5
+    assert not caplog.records
+
+
+def test_a_row_is_counted_once_though_its_batch_is_cancelled(client):
+    batch = client.submit(make_jobs(5))
+    station = make_station(client, StubRunner())
+
+    class Cancelling(StubRunner):
+        def run(self, jobs):
+            for number, result in enumerate(super().run(jobs)):
+                yield result
+                if number == 1:
+                    while batch.status().num_done < 2:
+                        pass
+                    client.ledger.control(batch.id, "cancel")
+                    station.keep()
+
+    station.runner = Cancelling()
+    station.work()
+    counts = batch.status().num_by_status
+    assert (counts["ok"], counts["cancelled"]) == (2, 3)
+    assert station.num_rows == 5
+
+
+def test_a_full_server_is_waited_for_and_said_once(client, caplog, monkeypatch):
+    """It takes renewals but no rows: the keeper's success is no sign that the wait is over."""
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.05)
+    batch = client.submit(make_jobs(5))
+    station = make_station(client, StubRunner())
+    client.redis.config_set("maxmemory", 1)
+    with caplog.at_level(logging.INFO, "dgq.worker"):
+        thread = threading.Thread(target=station.work)
+        thread.start()
+        wait_for(lambda: caplog.records)
+        for _ in range(5):
+            station.keep()
+            time.sleep(0.1)
+        client.redis.config_set("maxmemory", 0)
+        thread.join()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "is full: raise its maxmemory" in caplog.text
+    assert batch.status().finished

@@ -16,6 +16,7 @@ from tests.worker.servers import RealServer, binaries
     ("url", "words"),
     [
         ("redis://host:port", ["host or port"]),
+        ("redis://host:0", ["host or port"]),
         ("redis://:pa/ss@host:1", ["%2F"]),
         ("redis://host/zero", ["a database is a number"]),
         ("unix://relative/path", ["absolute path"]),

@@ -122,6 +122,14 @@ def test_the_lines_of_failed_jobs_are_kept_for_a_retry(ledger):
     assert len(list(ledger.failed_jobs(batch_id))) == 2
 
 
+def test_many_failed_jobs_come_in_the_order_of_the_input(ledger):
+    batch_id = submit(ledger, [200])
+    lease = claim(ledger, batch_id)
+    rows = [done(job, "error", failed_line=job) for job in reversed(lease.jobs[:150])]
+    assert ledger.commit(lease, rows, release=False) == "written"
+    assert tuple(ledger.failed_jobs(batch_id)) == lease.jobs[:150]
+
+
 def test_a_full_server_refuses_rows_whole(ledger):
     batch_id = submit(ledger, [3])
     lease = claim(ledger, batch_id)
