@@ -3,7 +3,8 @@
 One request holds as many slots as a canvas has room for. Literal rows stay what they are in every
 step; slot rows alone are denoised, jointly, and decide when the canvas is done. A slot has spare
 rows, which the model fills with a filler. Values are read out under their rules; those found good
-become literals, and what is still open is asked again with another seed and wider slots, around them.
+become literals, and what is still open is asked again with another seed, around them, in more rows
+where the answer left none spare.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,11 +57,12 @@ class PinnedSlots:
         """
         answers: dict[str, Answer] = {}
         tries = dict.fromkeys(self.slots, 0)
+        factors = dict.fromkeys(self.slots, 1)
         for number in range(max_attempts * len(self.slots)):
             open_slots = self.open_slots()
             if max((tries[slot] for slot in open_slots), default=max_attempts) >= max_attempts:
                 break
-            window = self.window(tries)
+            window = self.window(factors)
             request = self._request(window, number)
             (result,) = yield [request]
             reading = _Reading(self.job, request, result, self.context.tokenizer)
@@ -69,6 +71,8 @@ class PinnedSlots:
                 answers[rows.slot] = answer = reading.answer(rows)
                 if answer.value is not None:
                     self.values[rows.slot] = answer.value
+                elif not reading.has_spare_rows(rows):
+                    factors[rows.slot] += 1
         return list(answers.values())
 
     def planned_windows(self) -> list[PlannedWindow]:
@@ -86,11 +90,11 @@ class PinnedSlots:
         """The slots that are asked for and have no value yet."""
         return [slot for slot in self.slots if slot not in self.values]
 
-    def window(self, tries: Mapping[str, int]) -> Window:
-        """The next canvas. tries: how often a slot was asked for; each time it gets more rows."""
+    def window(self, factors: Mapping[str, int]) -> Window:
+        """The next canvas. factors: how many times its first rows a slot gets, if not once."""
 
         def rows_of(slot: str, lead: str, trail: str) -> int:
-            return self._rows_of(slot, lead, trail, tries.get(slot, 0))
+            return self._rows_of(slot, lead, trail, factors.get(slot, 1))
 
         return next_window(
             self.template,
@@ -107,7 +111,7 @@ class PinnedSlots:
         prompt = template_prompt(self.job, self.slots, window.slots[0].slot)
         return chat(self.context.tokenizer, prompt) + window.prefix_ids
 
-    def _rows_of(self, slot: str, lead: str, trail: str, tries: int) -> int:
+    def _rows_of(self, slot: str, lead: str, trail: str, factor: int) -> int:
         rule, tokenizer = self.job.rule(slot), self.context.tokenizer
         if rule.values:
             return enum_rows(rule.values, lead, trail, tokenizer)
@@ -116,7 +120,7 @@ class PinnedSlots:
             most = min(most, rule.max_length)
         if is_grounded_slot(self.job, slot) and isinstance(self.job.record, Mapping):
             most = min(most, self._longest_in_record())
-        return most * (tries + 1) + extra_rows(lead, trail, tokenizer)
+        return most * factor + extra_rows(lead, trail, tokenizer)
 
     def _longest_in_record(self) -> int:
         """Tokens of the record's longest text."""
@@ -172,6 +176,12 @@ class _Reading:
             return Answer(rows.slot, self._value(rows))
         except Rejected as rejected:
             return Answer(rows.slot, None, rejected.check, rejected.detail)
+
+    def has_spare_rows(self, rows: SlotRows) -> bool:
+        """Whether filler ends a slot, or its rows need no filler."""
+        if self._job.rule(rows.slot).values:
+            return True
+        return self._candidates[rows.first_row + rows.num_rows - 1][0][0] == self._tokenizer.pad_id
 
     def _value(self, rows: SlotRows) -> str:
         numbers = range(rows.first_row, rows.first_row + rows.num_rows)
