@@ -1,9 +1,11 @@
 # Set-up, demo, tests and checks. Needs Python 3.11 or newer and make; all else is installed.
 #   PYTHON=python3.12 make test    another interpreter
 #   make demo VENV=/some/folder    another virtual environment
+#   make test PROCESSES=1          one test at a time; 4 keep two cores busy, for many tests wait
 
 PYTHON ?= python3
 VENV ?= .venv
+PROCESSES ?= 4
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -15,7 +17,7 @@ demo: $(VENV)/.installed-worker
 	@echo "The jobs: examples/jobs.jsonl  The results: $(CURDIR)/results.jsonl"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=$(PROCESSES) --dist=worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -1,183 +1,203 @@
-"""``dgq run``'s jobs per second beside transformers' ``generate`` on the same prompts, in one run.
+"""dgq beside transformers' ``generate``, on the same jobs with the same checkpoint, in one run.
 
-``python -m benchmarks.against_transformers --jobs 300``. Both use the shipped dgq-tiny in fp32, the
-checkpoint's sampling settings and the same number of threads. transformers gets every prompt once,
-sorted by length and padded on the left. Each implementation of the experts is probed on one prompt,
-and left out if it is more than SLOW times as slow as the best; the others are run in each batch size
-on a sample, and the best pair on all prompts. It is also given dgq's drafts as its
-starting canvases (``decoder_input_ids``), so that the ratio does not hide the warm start. dgq also checks the
-answers, asks again where a check fails, and is charged for it.
+    python -m benchmarks.against_transformers --jobs 300
+
+Both use the shipped dgq-tiny in fp32, the same number of threads, and the same pipelines, which split
+the jobs, judge the answers and put them together; so both are judged alike. dgq asks again where a
+check fails, and is charged for it; transformers answers each request once.
+
+transformers is given the best that was found for it on samples: its batch size and implementation of
+the experts on mixed jobs (an implementation more than SLOW times as slow as the best is left out), then
+for each family the way to ask: dgq's own pieces or whole documents, from noise or from dgq's drafts.
+Its canvases have the width that the checkpoint says; beside that it is measured with canvases cut by
+hand to what the family needs. Every run of transformers stands between two runs of dgq, and ratios are
+against the mean of the two.
 """
 
 import argparse
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
+from dgq.engine.engine import Engine
 from dgq.engine.request import Request, Result
-from dgq.pipelines.reading import read_jobs
-from dgq.pipelines.run import run_jobs
-from training.evaluate import FAMILIES, as_lines, held_out_jobs
+from dgq.pipelines.decoding import Decoding, Decodings, load_decoding
+from dgq.pipelines.run import RunOptions
+from training.evaluate import FAMILIES
 
-BATCH_SIZES = (1, 8, 32)
-EXPERTS = ("eager", "batched_mm", "grouped_mm")
+from .measuring import Figures, JobSet, mixed_jobs, run_set
+from .reference_engine import EXPERTS, ReferenceEngine, Setting, load_reference
+from .wrapped_engine import WrappedEngine
+
+BATCH_SIZES = (1, 4, 16)
 SLOW = 3.0
+UNSPLIT = 100_000
+
+KINDS = {
+    "fill": "fill",
+    "json": "reformat_json",
+    "python": "reformat_python",
+    "rewrite": "rewrite",
+}
+"""The fields of Decodings that the families are decoded by."""
+
+WAYS: dict[str, Callable[[Decoding], Decoding]] = {
+    "pieces": lambda decoding: replace(decoding, draft_noise=(1.0,)),
+    "pieces with drafts": lambda decoding: decoding,
+    "whole": lambda decoding: replace(decoding, draft_noise=(1.0,), piece_tokens=UNSPLIT),
+    "whole with drafts": lambda decoding: replace(decoding, piece_tokens=UNSPLIT),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """How transformers is run."""
+class Comparison:
+    """One set of jobs: transformers, and dgq before and after it."""
 
-    batch_size: int
-    experts: str
-    warm: bool = False
+    name: str
+    setting: Setting
+    way: str
+    before: Figures
+    transformers: Figures
+    after: Figures
+
+    @property
+    def ratio(self) -> float:
+        """How many times as many jobs per second dgq does."""
+        return self.transformers.seconds / (self.before.seconds + self.after.seconds) * 2
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}\n  transformers ({self.setting}; {self.way}): {self.transformers}\n"
+            f"  dgq before: {self.before}\n  dgq after:  {self.after}\n"
+            f"  dgq is {self.ratio:.2f} times as fast"
+        )
 
 
-class RecordingEngine:
-    """Passes requests on to an engine and keeps the first one of each prompt."""
+class Bench:
+    """Both engines, loaded once."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, jobs: int, seed: int, num_sampled: int) -> None:
         self._engine = engine
-        self.requests: dict[tuple[int, ...], Request] = {}
-        self.tokenizer = engine.tokenizer
-        self.canvas_length = engine.canvas_length
-        self.model_name = engine.model_name
-        self.model_path = engine.model_path
+        self._model = load_reference()
+        self._jobs, self._seed, self._num_sampled = jobs, seed, num_sampled
+        self._decodings = load_decoding(engine.model_path)
+
+    def jobs_of(self, families: Sequence[str]) -> JobSet:
+        """The jobs of some families; each family's are the same alone and mixed."""
+        return mixed_jobs(families, self._jobs * len(families) // len(FAMILIES), self._seed)
+
+    def best_setting(self, families: Sequence[str]) -> Setting:
+        """Of all experts that are not hopeless and all batch sizes, on a sample in pieces."""
+        ways = dict.fromkeys(families, "pieces")
+        sample = self.jobs_of(families).sample(self._num_sampled)
+        probe = sample.sample(2)
+        self.run_reference(probe, Setting(1, EXPERTS[0]), ways)  # warm-up
+        seconds = {
+            experts: self.run_reference(probe, Setting(1, experts), ways).seconds
+            for experts in EXPERTS
+        }
+        usable = [name for name in EXPERTS if seconds[name] <= SLOW * min(seconds.values())]
+        print(f"seconds for {len(probe)} jobs: {seconds}")
+        trials = []
+        for experts in usable:
+            for batch_size in BATCH_SIZES:
+                setting = Setting(batch_size, experts)
+                trials.append((self.run_reference(sample, setting, ways).seconds, setting))
+                print(f"transformers ({setting}): {len(sample) / trials[-1][0]:.2f} jobs/s")
+        return min(trials, key=lambda trial: trial[0])[1]
+
+    def best_way(self, family: str, setting: Setting) -> str:
+        """The fastest way to ask for a family's answers, on a sample."""
+        sample = self.jobs_of([family]).sample(self._num_sampled)
+        trials = []
+        for way in ["pieces"] if family == "fill" else list(WAYS):
+            figures = self.run_reference(sample, setting, {family: way})
+            trials.append((figures.seconds, way))
+            print(f"transformers, {family}, {way}: {figures}", flush=True)
+        return min(trials)[1]
+
+    def compare(self, name: str, setting: Setting, ways: dict[str, str]) -> Comparison:
+        """Run one set of jobs, dgq first and last."""
+        jobs = self.jobs_of(list(ways))
+        before = self.run_dgq(jobs)
+        reference = self.run_reference(jobs, setting, ways)
+        after = self.run_dgq(jobs)
+        comparison = Comparison(name, setting, ", ".join(ways.values()), before, reference, after)
+        print(comparison, flush=True)
+        return comparison
+
+    def run_dgq(self, jobs: JobSet) -> Figures:
+        """As ``dgq run`` does it, the model loaded beforehand."""
+        return run_set(jobs, self._engine)
+
+    def run_reference(self, jobs: JobSet, setting: Setting, ways: dict[str, str]) -> Figures:
+        """The same pipelines, all jobs at once, one attempt; ways: by family."""
+        options = RunOptions(
+            max_jobs=len(jobs),
+            enough_requests=1_000_000,
+            decodings=decodings_for(self._decodings, ways),
+        )
+        with ReferenceEngine(self._model, setting) as engine:
+            return run_set(jobs, engine, options)
+
+    def width_needed(self, family: str, way: str) -> int:
+        """Rows of the widest canvas that a family's requests ask for."""
+        engine = WidestRequest(self._engine)
+        decodings = decodings_for(self._decodings, {family: way})
+        run_set(self.jobs_of([family]), engine, RunOptions(decodings=decodings))
+        return engine.widest
+
+
+class WidestRequest(WrappedEngine):
+    """Notes the widest canvas that is asked for."""
+
+    widest = 0
 
     def submit(self, request: Request) -> Future[Result]:
-        """As Engine.submit."""
-        self.requests.setdefault(request.prompt_ids, request)
-        return self._engine.submit(request)
+        self.widest = max(self.widest, request.canvas_length or self.canvas_length)
+        return self.engine.submit(request)
 
 
-def run_dgq(lines: list[bytes]) -> tuple[float, list[Request], dict[str, Any]]:
-    """Seconds, the distinct requests made, and what the results say."""
-    with Engine.load() as engine:
-        recorder = RecordingEngine(engine)
-        started = time.perf_counter()
-        results = list(run_jobs(read_jobs(lines), recorder))
-        seconds = time.perf_counter() - started
-    canvases = sum(result.stats.canvases for result in results)
-    facts = {
-        "ok": sum(result.status == "ok" for result in results),
-        "requests": sum(result.stats.requests for result in results),
-        "canvases": canvases,
-        "steps_per_canvas": sum(result.stats.steps for result in results) / canvases,
+def decodings_for(decodings: Decodings, ways: dict[str, str]) -> Decodings:
+    """One attempt each, asked in each family's way."""
+    changed = {
+        KINDS[family]: replace(WAYS[way](getattr(decodings, KINDS[family])), max_attempts=1)
+        for family, way in ways.items()
     }
-    return seconds, list(recorder.requests.values()), facts
+    return replace(decodings, **changed)
 
 
-def load_reference(experts: str) -> Any:
-    """The same checkpoint in transformers."""
-    from transformers.models.diffusion_gemma import DiffusionGemmaForBlockDiffusion
-
-    model = DiffusionGemmaForBlockDiffusion.from_pretrained(DEFAULT_MODEL_PATH, dtype=torch.float32)
-    model.set_experts_implementation(experts)
-    return model.eval()
-
-
-def run_reference(
-    model: Any, requests: Sequence[Request], setting: Setting, **options: Any
-) -> float:
-    """Seconds for all prompts. options: more of ``generate``'s."""
-    ordered = sorted(requests, key=lambda request: len(request.prompt_ids))
-    torch.manual_seed(0)
-    started = time.perf_counter()
-    for start in range(0, len(ordered), setting.batch_size):
-        batch = ordered[start : start + setting.batch_size]
-        longest = max(len(request.prompt_ids) for request in batch)
-        pads = [longest - len(request.prompt_ids) for request in batch]
-        ids = [[0] * pad + list(r.prompt_ids) for pad, r in zip(pads, batch, strict=True)]
-        mask = [[0] * pad + [1] * (longest - pad) for pad in pads]
-        inputs: dict[str, Any] = {
-            "input_ids": torch.tensor(ids),
-            "attention_mask": torch.tensor(mask),
-            "max_new_tokens": model.config.canvas_length,
-        }
-        if setting.warm:
-            inputs["decoder_input_ids"] = starting_canvases(model, batch)
-        model.generate(**inputs, **options)
-    return time.perf_counter() - started
-
-
-def starting_canvases(model: Any, batch: Sequence[Request]) -> torch.Tensor:
-    """dgq's drafts, noised as dgq does, on transformers' full-width canvases; noise for the rest."""
-    width, vocab_size = model.config.canvas_length, model.config.text_config.vocab_size
-    canvases = torch.randint(0, vocab_size, (len(batch), width))
-    for row, request in enumerate(batch):
-        if request.draft_ids:
-            draft = torch.full((width,), int(model.config.text_config.eos_token_id))
-            draft[: len(request.draft_ids)] = torch.tensor(request.draft_ids)
-            kept = torch.rand(width) >= request.draft_noise
-            canvases[row] = torch.where(kept, draft, canvases[row])
-    return canvases
-
-
-def usable_experts(request: Request) -> list[str]:
-    """The implementations that are not hopelessly slow, by four steps on one prompt."""
-    seconds = {}
-    for experts in EXPERTS:
-        model = load_reference(experts)
-        run_reference(model, [request], Setting(1, experts), max_denoising_steps=1)  # warm-up
-        seconds[experts] = run_reference(
-            model, [request], Setting(1, experts), max_denoising_steps=4
-        )
-        print(f"transformers {experts}: {seconds[experts]:.2f} s for one prompt, 4 steps")
-    return [name for name in EXPERTS if seconds[name] <= SLOW * min(seconds.values())]
+def comparisons(bench: Bench, families: Sequence[str]) -> Iterator[Comparison]:
+    """Each family at the checkpoint's width and cut, then all of them mixed."""
+    setting = bench.best_setting(families)
+    print(f"best: {setting}", flush=True)
+    ways = {family: bench.best_way(family, setting) for family in families}
+    for family, way in ways.items():
+        yield bench.compare(family, setting, {family: way})
+        cut = replace(setting, canvas_length=bench.width_needed(family, way))
+        yield bench.compare(f"{family}, canvases cut", cut, {family: way})
+    if len(families) > 1:
+        yield bench.compare("mixed", setting, ways)
 
 
 def main() -> None:
-    """Run both sides and print a table, then one JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=300)
-    parser.add_argument("--sample", type=int, default=48, help="prompts for choosing the best pair")
+    """Print what is found as it is found; last, one line of JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=300, help="of all four families together")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--sample", type=int, default=16, help="jobs for choosing what is best")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=None, help="also write the JSON there")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    lines: list[bytes] = []
-    for family in FAMILIES:
-        count = arguments.jobs // len(FAMILIES)
-        lines += as_lines(held_out_jobs(family, count, arguments.seed), family)
-    seconds, requests, facts = run_dgq(lines)
-    print(f"dgq: {len(lines)} jobs in {seconds:.1f} s, {len(lines) / seconds:.2f} jobs/s, {facts}")
-    sample = requests[:: max(1, len(requests) // arguments.sample)]
-    trials: list[tuple[float, Setting]] = []
-    for experts in usable_experts(sample[0]):
-        model = load_reference(experts)
-        for batch_size in BATCH_SIZES:
-            setting = Setting(batch_size, experts)
-            trials.append((run_reference(model, sample, setting), setting))
-            print(
-                f"transformers {setting}: {len(sample) / trials[-1][0]:.2f} prompts/s", flush=True
-            )
-    best = min(trials, key=lambda trial: trial[0])[1]
-    report: dict[str, Any] = {"jobs": len(lines), "dgq_seconds": seconds, "dgq": facts}
-    model = load_reference(best.experts)
-    for warm in (False, True):
-        setting = Setting(best.batch_size, best.experts, warm)
-        reference_seconds = run_reference(model, requests, setting)
-        ratio = reference_seconds / seconds
-        report[f"transformers_{'warm' if warm else 'cold'}_seconds"] = reference_seconds
-        print(
-            f"transformers {setting}: {len(lines) / reference_seconds:.2f} jobs/s; "
-            f"dgq is {ratio:.2f} times as fast",
-            flush=True,
-        )
-    seconds_again = run_dgq(lines)[0]
-    report["dgq_seconds_again"] = seconds_again
-    print(f"dgq again: {len(lines) / seconds_again:.2f} jobs/s")
-    print(json.dumps(report))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report) + "\n")
+    with Engine.load() as engine:
+        bench = Bench(engine, arguments.jobs, arguments.seed, arguments.sample)
+        found = list(comparisons(bench, arguments.families))
+    report = [asdict(comparison) | {"ratio": comparison.ratio} for comparison in found]
+    print(json.dumps({"threads": arguments.threads, "comparisons": report}))
 
 
 if __name__ == "__main__":

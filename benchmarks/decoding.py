@@ -203,7 +203,7 @@ def edits(
         seen.add(request.prompt_ids)
         prompt = recorder.tokenizer.decode(request.prompt_ids)
         prompt = prompt.removeprefix("user\n").removesuffix("\nmodel\n")
-        draft, answer = answers.get(prompt) or _reformatted(prompt, family)
+        draft, answer = answers.get(prompt) or reformatted(prompt, family)
         source, wanted = recorder.tokenizer.encode(draft), recorder.tokenizer.encode(answer)
         if not draft or source == wanted:
             continue
@@ -225,7 +225,7 @@ def _edits(source: list[int], answer: list[int]) -> set[tuple[int, int, tuple[in
     }
 
 
-def _reformatted(prompt: str, family: str) -> tuple[str, str]:
+def reformatted(prompt: str, family: str) -> tuple[str, str]:
     """The source of a reformat prompt and its right answer; nothing where there is none."""
     match = re.fullmatch(r"Reformat this \w+\. Style: ([^.]*)\.\n\n(.*)", prompt, re.DOTALL)
     if match is None:

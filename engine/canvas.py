@@ -64,6 +64,8 @@ class Generation:
     width: rows of the current canvas; 0 once finished.
     pages, canvas_pages: of the KV pool, while in flight: token i of the text is in page
         i // PAGE_TOKENS, and the canvas's rows have pages of their own.
+    num_shared_tokens: of the prompt, that others had read when it was admitted.
+    submitted_s: when it came, on the clock of time.perf_counter.
     """
 
     number: int
@@ -79,13 +81,14 @@ class Generation:
     pages: list[int] = field(default_factory=list)
     canvas_pages: list[int] = field(default_factory=list)
     result: Result | None = None
+    num_shared_tokens: int = 0
+    submitted_s: float = field(default_factory=time.perf_counter)
     _committed: list[int] = field(default_factory=list)
     _num_steps: int = 0
     _num_rerolls: int = 0
     _entropy_rows: float = 0.0
     _num_rows: int = 0
     _last: Outcome | None = None
-    _started_s: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def begin(cls, number: int, request: Request, limits: EngineLimits) -> "Generation":
@@ -140,7 +143,8 @@ class Generation:
         num_canvas_pages = self.width // PAGE_TOKENS
         self.pages = holding.pages[:-num_canvas_pages]
         self.canvas_pages = holding.pages[-num_canvas_pages:]
-        self.read(holding.num_shared * PAGE_TOKENS)
+        self.num_shared_tokens = holding.num_shared * PAGE_TOKENS
+        self.read(self.num_shared_tokens)
 
     def let_go(self) -> list[int]:
         """Give the pages up; returns them."""
@@ -201,7 +205,7 @@ class Generation:
             num_steps=self._num_steps,
             num_rerolls=self._num_rerolls,
             mean_entropy_nats=self._entropy_rows / self._num_rows,
-            seconds=time.perf_counter() - self._started_s,
+            seconds=time.perf_counter() - self.submitted_s,
             scores=self._last.scores if self._last else (),
             candidates=self._last.candidates if self._last else (),
         )

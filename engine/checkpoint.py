@@ -1,113 +1,181 @@
 """Reads a checkpoint folder in the Hugging Face layout into a model, tensor by tensor.
 
 The model is built without memory (on torch's meta device) and each tensor is converted and put in
-its place as it is read, so that loading needs the weights once plus one tensor. Only safetensors
-is read: nothing in a checkpoint is ever unpickled or executed.
+its place as it is read, so that loading needs the weights once plus one tensor. A weight that is to be
+held in four bits is quantized on the device as soon as it is there, and its 16-bit form is gone
+before the next one is read; one that is stored in four bits is copied as it is.
 
 Names. The decoder holds all weights; of the encoder, only ``layer_scalar`` is its own. Files may
 hold the tied copies too (``lm_head.weight``, ``encoder.language_model.*``): these must equal the
 decoder's. The vision part is skipped, on purpose: dgq reads text only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from dgq.kernels import nf4
 
 from .config import ModelConfig
 from .errors import CheckpointError
 from .generation_config import read_json
 from .model import DiffusionGemma
-
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
+from .nf4_storage import Taker, takers
+from .nf4_weight import Nf4Weight, hold_in_nf4
+from .quantization import UNQUANTIZED, Quantization, quantization_of
+from .weight_files import FETCH, StoredTensor, stored_tensors
 
 _VISION_PREFIXES = ("encoder.vision_tower.", "encoder.embed_vision.")
 _ENCODER_PREFIX = "encoder.language_model."
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-_FETCH = "download or copy the checkpoint again"
 
 
 def load_model(
-    folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    quantization: Quantization = UNQUANTIZED,
 ) -> DiffusionGemma:
     """The model of a checkpoint folder, its weights as ``dtype``, ready for inference.
 
+    quantization: which weights to quantize on the way; a folder that is quantized keeps its own.
     CheckpointError names the file or tensor that is missing, misshapen, unexpected or broken.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; give the folder that holds config.json")
-    config = ModelConfig.from_file(folder / "config.json")
-    with torch.device("meta"):
-        model = DiffusionGemma(config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    loaded: set[str] = set()
-    for path, name in _tensor_places(folder, shapes):
-        if name in loaded:
-            raise CheckpointError(f"{path} holds {name} a second time; {_FETCH}")
-        tensor = _read(path, name, shapes[name])
-        _put(model, name, tensor.to(device=device, dtype=dtype, copy=True))
-        loaded.add(name)
-    if missing := sorted(shapes.keys() - loaded):
-        raise CheckpointError(f"{folder} lacks {_some(missing)}; {_FETCH}")
-    _check_copies(folder, model, shapes)
+    stored = read_quantization(folder)
+    if not stored.is_none and quantization not in (UNQUANTIZED, stored):
+        raise CheckpointError(
+            f"{folder} is quantized already, as {stored.preset}; load it as it is"
+        )
+    model = empty_model(folder, quantization if stored.is_none else stored)
+    wanted = _takers(model, dtype, device, from_nf4=not stored.is_none)
+    own, copies = sort_tensors(folder, wanted)
+    for tensor in own:
+        content = tensor.read()
+        try:
+            wanted[tensor.name](content)
+        except CheckpointError as error:
+            raise tensor.error(str(error)) from None
+    check_copies(own, copies)
     return model.eval().requires_grad_(False)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint. CheckpointError names one that is missing."""
-    if (folder / INDEX_NAME).exists():
-        weight_map = read_json(folder / INDEX_NAME).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{folder / INDEX_NAME} has no weight_map; {_FETCH}")
-        names = sorted(set(map(str, weight_map.values())))
-    else:
-        names = [WEIGHTS_NAME]
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{INDEX_NAME} points outside of its folder: {name!r}; {_FETCH}")
-        if not (folder / name).is_file():
-            raise CheckpointError(_missing_file(folder, name))
-    return [folder / name for name in names]
+def read_quantization(folder: Path) -> Quantization:
+    """How a checkpoint folder is quantized. CheckpointError where that cannot be read."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; give the folder that holds config.json")
+    path = folder / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
+    try:
+        return quantization_of(read_json(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
-def _missing_file(folder: Path, name: str) -> str:
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        return (
-            f"{folder} has no {name}, only pickled weights, which dgq never reads; "
-            "save them with transformers' save_pretrained, which writes safetensors"
-        )
-    return f"{folder} has no {name}; {_FETCH}"
+def sort_tensors(
+    folder: Path, wanted: Collection[str]
+) -> tuple[list[StoredTensor], list[StoredTensor]]:
+    """The tensors of a folder that a model wants, by its own names, and the tied copies of such.
 
-
-def _tensor_places(folder: Path, shapes: dict[str, torch.Size]) -> Iterator[tuple[Path, str]]:
-    """(file, our name) of each tensor that the model takes, file by file."""
-    for path, name in _names(folder):
-        if name in shapes:
-            yield path, name
-        elif not name.startswith(_VISION_PREFIXES) and _original(name) not in shapes:
+    CheckpointError names one that is neither, vision aside, one that comes twice, and what is missing.
+    """
+    own: dict[str, StoredTensor] = {}
+    copies: list[StoredTensor] = []
+    for tensor in stored_tensors(folder):
+        if tensor.name in own:
+            raise CheckpointError(f"{tensor.path} holds {tensor.name} a second time; {FETCH}")
+        if tensor.name in wanted:
+            own[tensor.name] = tensor
+        elif _original(tensor.name) in wanted:
+            copies.append(tensor)
+        elif not tensor.name.startswith(_VISION_PREFIXES):
             raise CheckpointError(
-                f"{path} holds {name}, which a DiffusionGemma of this config.json does not have; "
-                "check that config.json and the weights belong together"
+                f"{tensor.path} holds {tensor.name}, which a DiffusionGemma of this config.json "
+                "does not have; check that config.json and the weights belong together"
             )
+    if missing := sorted(set(wanted) - own.keys()):
+        raise CheckpointError(f"{folder} lacks {_some(missing)}; {FETCH}")
+    return list(own.values()), copies
 
 
-def _check_copies(folder: Path, model: DiffusionGemma, shapes: dict[str, torch.Size]) -> None:
+def check_copies(own: list[StoredTensor], copies: list[StoredTensor]) -> None:
     """Tied weights that the files hold twice must be equal, else the text would be another."""
-    weights = model.state_dict()
-    for path, name in _names(folder):
-        original = _original(name)
-        if name in shapes or original not in shapes:
-            continue
-        kept = weights[original]
-        copy = _read(path, name, shapes[original]).to(device=kept.device, dtype=kept.dtype)
-        if not torch.equal(copy, kept):
-            raise CheckpointError(
-                f"{path}: {name} differs from {original}; dgq needs tied weights, "
+    originals = {tensor.name: tensor for tensor in own}
+    for copy in copies:
+        original = originals[_original(copy.name)]
+        if not torch.equal(copy.read().float(), original.read().float()):
+            raise copy.error(
+                f"differs from {original.name}; dgq needs tied weights, "
                 "so save the model with tie_word_embeddings true"
             )
+
+
+def check_dense(tensor: Tensor, shape: torch.Size) -> None:
+    """CheckpointError unless it is a tensor of floats of this shape."""
+    if tensor.dtype not in _FLOATS:
+        raise CheckpointError(
+            f"is stored as {tensor.dtype}; dgq reads checkpoints in bfloat16, float16 or float32, "
+            "so use the unquantized one"
+        )
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"has shape {list(tensor.shape)}, config.json asks for {list(shape)}; "
+            "check that config.json and the weights belong together"
+        )
+
+
+def empty_model(folder: Path, quantization: Quantization) -> DiffusionGemma:
+    """The model of a folder's config.json, without memory. CheckpointError for a wrong config.json."""
+    config = ModelConfig.from_file(folder / "config.json")
+    with torch.device("meta"):
+        model = DiffusionGemma(config)
+        hold_in_nf4(model, quantization)
+    return model
+
+
+def _takers(
+    model: DiffusionGemma, dtype: torch.dtype, device: torch.device | str, *, from_nf4: bool
+) -> dict[str, Taker]:
+    """For each tensor that the files must hold: what takes it. from_nf4: they are quantized."""
+    found: dict[str, Taker] = {}
+    quantized = {
+        name: module for name, module in model.named_modules() if isinstance(module, Nf4Weight)
+    }
+    for name, weight in quantized.items():
+        if from_nf4:
+            found |= takers(name, weight, device)
+        else:
+            found[name] = partial(_quantize, weight, device)
+    for name, tensor in model.state_dict().items():
+        if name.rpartition(".")[0] not in quantized:
+            found[name] = partial(_put, model, name, tensor.shape, dtype, device)
+    return found
+
+
+def _quantize(weight: Nf4Weight, device: torch.device | str, tensor: Tensor) -> None:
+    check_dense(tensor, weight.shape)
+    weight.fill(nf4.quantize(tensor.to(device), weight.double_quantization))
+
+
+def _put(
+    model: DiffusionGemma,
+    name: str,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    tensor: Tensor,
+) -> None:
+    check_dense(tensor, shape)
+    kept = tensor.to(device=device, dtype=dtype, copy=True)
+    parent, _, leaf = name.rpartition(".")
+    module = model.get_submodule(parent)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(kept, requires_grad=False)
+    else:
+        module._buffers[leaf] = kept
 
 
 def _original(name: str) -> str:
@@ -117,47 +185,6 @@ def _original(name: str) -> str:
     if name.startswith(_ENCODER_PREFIX):
         return "decoder." + name.removeprefix(_ENCODER_PREFIX)
     return name
-
-
-def _names(folder: Path) -> Iterator[tuple[Path, str]]:
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is cut off or broken ({error}); {_FETCH}") from None
-        for name in names:
-            yield path, name.removeprefix("model.")
-
-
-def _read(path: Path, name: str, shape: torch.Size) -> Tensor:
-    """One tensor, checked. The name in the file may or may not begin with ``model.``."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = name if name in file.keys() else f"model.{name}"  # noqa: SIM118
-            tensor: Tensor = file.get_tensor(stored)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot read {name} ({error}); {_FETCH}") from None
-    if tensor.dtype not in _FLOATS:
-        raise CheckpointError(
-            f"{path}: {name} is stored as {tensor.dtype}; dgq reads checkpoints in "
-            "bfloat16, float16 or float32, so use the unquantized one"
-        )
-    if tensor.shape != shape:
-        raise CheckpointError(
-            f"{path}: {name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}; "
-            "check that config.json and the weights belong together"
-        )
-    return tensor
-
-
-def _put(model: DiffusionGemma, name: str, tensor: Tensor) -> None:
-    parent, _, leaf = name.rpartition(".")
-    module = model.get_submodule(parent)
-    if leaf in module._parameters:
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-    else:
-        module._buffers[leaf] = tensor
 
 
 def _some(names: list[str]) -> str:

@@ -19,10 +19,13 @@ from .errors import EngineError, RequestError
 from .faults import error_for
 from .generation_config import read_generation_config
 from .loop import Loop
+from .memory_plan import MemoryPlan, plan_for_folder
 from .model import DiffusionGemma
+from .quantization import UNQUANTIZED, Quantization
 from .request import Request, Result, SamplingConfig
 from .stats import EngineStats
 from .tokenizer import Tokenizer
+from .trace import NO_TRACE, Trace
 
 DEFAULT_MODEL_PATH = Path(__file__).parent / "dgq-tiny"
 
@@ -33,7 +36,11 @@ class Engine:
     """Generates text with one checkpoint. Use Engine.load, and close it or use it in a ``with``."""
 
     def __init__(
-        self, model: DiffusionGemma, model_path: Path, engine_config: EngineConfig
+        self,
+        model: DiffusionGemma,
+        model_path: Path,
+        engine_config: EngineConfig,
+        trace: Trace = NO_TRACE,
     ) -> None:
         """Take a loaded model; EngineError if its canvas is wider than the row budget."""
         config, generation = model.config, read_generation_config(model_path)
@@ -53,7 +60,7 @@ class Engine:
             sampling=generation.sampling,
         )
         self._max_in_flight = 2 * engine_config.max_canvases
-        self._loop = Loop(model, engine_config, self._may_start)
+        self._loop = Loop(model, engine_config, self._may_start, trace)
         self._futures: dict[int, Future[Result]] = {}
         self._numbers = count()
         self._inbox: list[Generation] = []
@@ -69,18 +76,41 @@ class Engine:
         *,
         dtype: str = "float32",
         device: str = "cpu",
+        preset: str = UNQUANTIZED.preset,
+        max_memory_bytes: int | None = None,
         config: EngineConfig = DEFAULT_ENGINE_CONFIG,
+        trace: Trace = NO_TRACE,
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
+        preset: what to hold in four bits, see quantization.py; a folder that is quantized stays as
+        it is. max_memory_bytes: the engine is made to fit, see memory_plan.py; ``config`` bounds it.
+        trace: told of every step, by the engine's thread; to be closed after the engine.
         CheckpointError says what is wrong with the folder, EngineError what is wrong with the
         settings.
         """
-        if dtype not in _DTYPES:
-            raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
-        model = load_model(path, _DTYPES[dtype], device)
-        return cls(model, path, config)
+        if max_memory_bytes is not None:
+            config = cls.plan(
+                path, dtype=dtype, preset=preset, max_memory_bytes=max_memory_bytes, config=config
+            ).engine_config
+        model = load_model(path, _torch_dtype(dtype), device, Quantization(preset))
+        return cls(model, path, config, trace)
+
+    @staticmethod
+    def plan(
+        model_path: Path | None = None,
+        *,
+        dtype: str = "float32",
+        preset: str = UNQUANTIZED.preset,
+        max_memory_bytes: int,
+        config: EngineConfig = DEFAULT_ENGINE_CONFIG,
+    ) -> MemoryPlan:
+        """How load would spend this memory; reads config.json alone. Raises as load does."""
+        path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
+        return plan_for_folder(
+            path, Quantization(preset), _torch_dtype(dtype), max_memory_bytes, config
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -213,6 +243,12 @@ class Engine:
         for future in futures.values():
             if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
                 future.set_exception(_copy(reason))
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {name!r}")
+    return _DTYPES[name]
 
 
 def _copy(error: EngineError) -> EngineError:

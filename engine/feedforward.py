@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
+from .nf4_weight import Nf4Weight, expert_weight
 from .norm import RMSNorm
 
 LEAST_ROWS = 16
@@ -67,9 +68,13 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """Gated MLPs, of which each row uses its top-k."""
 
+    gate_up_proj: Tensor | Nf4Weight  # [E, 2 I, d]
+    down_proj: Tensor | Nf4Weight  # [E, d, I]
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         experts, size = config.num_experts, config.moe_intermediate_size
+        self.num_experts = experts
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * size, config.hidden_size))
         self.down_proj = nn.Parameter(torch.empty(experts, config.hidden_size, size))
 
@@ -77,7 +82,7 @@ class Experts(nn.Module):
         """x [T, d], weights and experts [T, K] -> [T, d]. Rows are sorted by expert and back."""
         num_chosen = experts.shape[1]
         order = experts.flatten().argsort(stable=True)
-        counts = torch.bincount(experts.flatten(), minlength=self.gate_up_proj.shape[0]).tolist()
+        counts = torch.bincount(experts.flatten(), minlength=self.num_experts).tolist()
         sorted_x = x.index_select(0, order // num_chosen)
         results = x.new_empty(len(order), x.shape[1])
         start = 0
@@ -96,5 +101,5 @@ class Experts(nn.Module):
         return output.to(x.dtype)
 
     def _expert(self, expert: int, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
-        return F.linear(gelu_tanh(gate) * up, self.down_proj[expert])
+        gate, up = F.linear(x, expert_weight(self.gate_up_proj, expert, x.dtype)).chunk(2, dim=-1)
+        return F.linear(gelu_tanh(gate) * up, expert_weight(self.down_proj, expert, x.dtype))

@@ -20,6 +20,7 @@ from .request import ROW_MULTIPLE, Result
 from .runner import Runner
 from .scheduler import Scheduler
 from .stats import EngineStats, StepMeter
+from .trace import Trace
 
 logger = logging.getLogger("dgq.engine")
 
@@ -35,8 +36,9 @@ class Loop:
         model: DiffusionGemma,
         config: EngineConfig,
         may_start: Callable[[Generation], bool],
+        trace: Trace,
     ) -> None:
-        """may_start: see Scheduler."""
+        """may_start: see Scheduler. trace: told of every step."""
         num_pages = 1 + config.max_kv_tokens // PAGE_TOKENS  # one for padding
         max_rows = config.max_rows
         self._runner = Runner(
@@ -47,10 +49,11 @@ class Loop:
         )
         pages = PagePool(num_pages, share=config.share_prefixes)
         self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)
+        self._trace = trace
         self._meter = StepMeter()
         self._out_of_memory_total = 0
-        self._proven_rows = max_rows  # the row budget of the last step that succeeded
-        self._is_clean = False  # no step has succeeded since everything was thrown away
+        self._proven_rows = max_rows  # the row budget of the last step that denoised
+        self._is_clean = False  # nothing was denoised since everything was thrown away
 
     @property
     def is_idle(self) -> bool:
@@ -85,38 +88,44 @@ class Loop:
         fit alone gets RequestTooLarge; then lowering has not helped, and is taken back.
         """
         try:
-            settled = self._step()
+            return self._step()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        else:
-            self._proven_rows = self._scheduler.max_rows
-            self._is_clean = False
-            return settled
         return self._recover()  # here, where the error no longer holds the step's tensors
 
     def _step(self) -> list[Settled]:
+        self._trace.step_began()
         plan = self._scheduler.schedule()
-        outcomes = self._runner.step(plan)
+        step = self._runner.prepare(plan)
+        self._trace.planned(plan, self._scheduler.running)
+        outcomes = self._runner.run(step)
+        self._trace.computed()
+        if plan.canvases:  # reading alone takes less than what follows it, and proves nothing
+            self._proven_rows = self._scheduler.max_rows
+            self._is_clean = False
         self._meter.count(plan.num_read_rows, plan.num_canvas_rows)
         settled: list[Settled] = []
         for generation, outcome in outcomes:
             verdict = generation.finish_canvas(outcome)
+            self._trace.judged(generation, outcome, verdict)
             self._scheduler.resize(generation)
             if verdict is Verdict.FINISHED and generation.result is not None:
                 self._runner.release(generation)
                 settled.append((generation.number, generation.result))
+        self._trace.step_ended(self._scheduler.num_waiting)
         return settled
 
     def _recover(self) -> list[Settled]:
         """Put the canvases in flight back, to begin anew under a lower row budget.
 
-        One that was alone is refused if the step began with an empty device; else the last step's
-        tensors may have been in its way, and it gets another try.
+        One that was alone is refused if it was the first to be denoised on an emptied device; else
+        the last step's tensors may have been in its way, and it gets another try.
         """
         self._out_of_memory_total += 1
         rows, budget = self._scheduler.rows_in_use, self._scheduler.max_rows
         running = self._scheduler.take_back()
+        self._trace.gave_up(running)
         self._runner.release_all()
         was_clean, self._is_clean = self._is_clean, True
         if len(running) == 1 and was_clean:

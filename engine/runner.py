@@ -24,6 +24,18 @@ from .step_rules import StepRules
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedStep:
+    """What ``Runner.run`` needs: the canvases, where their rows lie, and by which rules they go.
+
+    rules: None for a step that only reads.
+    """
+
+    canvases: list[Generation]
+    layout: StepLayout
+    rules: StepRules | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Step:
     """A step's canvases after it, as grids [B, W]: argmax; and [B, 4] of what the host must know:
     done, converged, mean entropy, steps.
@@ -71,15 +83,20 @@ class Runner:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def step(self, plan: Plan) -> list[tuple[Generation, Outcome]]:
-        """Read and denoise what is planned; gives the canvases that stopped or used all their steps."""
+    def prepare(self, plan: Plan) -> PreparedStep:
+        """Start the canvases that are due, and lay the step out."""
         self._table.start(plan.start)
         layout = self._layouts.build(plan, [self._table.slot(g) for g in plan.canvases])
-        hidden = self._forward(layout)
-        if not plan.canvases:
+        rules = self._rules_for(plan.canvases) if plan.canvases else None
+        return PreparedStep(plan.canvases, layout, rules)
+
+    def run(self, prepared: PreparedStep) -> list[tuple[Generation, Outcome]]:
+        """Read and denoise what is planned; gives the canvases that stopped or used all their steps."""
+        hidden = self._forward(prepared.layout)
+        if prepared.rules is None:
             return []
-        step = self._denoise(layout, self._rules_for(plan.canvases), hidden)
-        return self._outcomes(plan.canvases, hidden, step)
+        step = self._denoise(prepared.layout, prepared.rules, hidden)
+        return self._outcomes(prepared.canvases, hidden, step)
 
     def _forward(self, layout: StepLayout) -> Tensor:
         """The canvas rows' hidden states."""

@@ -100,9 +100,11 @@ class StopState:
     @classmethod
     def fresh(cls, canvas: Tensor) -> "StopState":
         """The state before the first step of canvases [B, W], or of one canvas [W]."""
-        counts = canvas.new_zeros(canvas.shape[:-1])
         return cls(
-            torch.full_like(canvas, -1), torch.zeros_like(canvas, dtype=torch.bool), counts, counts
+            torch.full_like(canvas, -1),
+            torch.zeros_like(canvas, dtype=torch.bool),
+            canvas.new_zeros(canvas.shape[:-1]),
+            canvas.new_zeros(canvas.shape[:-1]),  # one of its own: canvas tables write in place
         )
 
 

@@ -12,7 +12,7 @@ of their admission, so a shared beginning is read before, or together with, what
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from .canvas import Generation
@@ -88,6 +88,11 @@ class Scheduler:
     def num_running(self) -> int:
         """Canvases in flight."""
         return len(self._running)
+
+    @property
+    def running(self) -> Collection[Generation]:
+        """All in flight, in the order of their admission."""
+        return self._running.values()
 
     def add(self, generation: Generation) -> None:
         """Append to the queue."""

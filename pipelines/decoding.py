@@ -1,7 +1,7 @@
 """How each kind of job is decoded: draft noise, sizes, attempts, stop rule.
 
 The defaults suit any checkpoint. A checkpoint says what suits it better in an optional
-``dgq.json`` in its folder: an object of kinds (``fill``, ``reformat_python``, ``reformat_json``,
+``dgq.json`` in its folder: an object of kinds (``fill``, ``fill_pinned``, ``reformat_python``, ``reformat_json``,
 ``reformat_other``, ``rewrite``), each an object with some of Decoding's fields; ``sampling`` there is an
 object of SamplingConfig's fields, and what it leaves out is as in generation_config.json.
 """
@@ -50,10 +50,9 @@ class Decoding:
     piece_tokens: the most source tokens of one piece of a long text.
     room: answer rows allowed for each source token.
     max_attempts: how often a piece or slot is asked before the job is given up.
-    slot_tokens: rows for the value of a slot of no known length (fill only).
-    pinned: the kinds of slot, of SLOT_KINDS, that are filled inside their text; the
-        others are filled by their values (fill only).
-    pinned_slot_tokens: rows for the value of such a slot, of no known length, at first (fill only).
+    slot_tokens: rows for the value of a slot of no known length (fills only).
+    pinned: the kinds of slot, of SLOT_KINDS, that are filled inside their text, as fill_pinned
+        says; the others are filled by their values (fill only).
     full_width: every canvas has all the rows that the checkpoint was trained with, in place of as
         many as the answer needs.
     sampling: the denoising loop's knobs; None takes the checkpoint's.
@@ -66,7 +65,6 @@ class Decoding:
     max_attempts: int = 3
     slot_tokens: int = 48
     pinned: tuple[str, ...] = ()
-    pinned_slot_tokens: int = 24
     full_width: bool = False
     sampling: SamplingConfig | None = None
 
@@ -83,7 +81,6 @@ class Decoding:
             ("room", 0.25, 16),
             ("max_attempts", 1, 100),
             ("slot_tokens", 1, 4096),
-            ("pinned_slot_tokens", 1, 128),
         ):
             value = getattr(self, name)
             whole = name != "room"
@@ -114,6 +111,7 @@ class Decodings:
     """A Decoding for each kind."""
 
     fill: Decoding = Decoding(draft_noise=(1.0,))
+    fill_pinned: Decoding = Decoding(draft_noise=(1.0,), slot_tokens=24)
     reformat_python: Decoding = Decoding(room=1.5)
     reformat_json: Decoding = Decoding(room=2.0)
     reformat_other: Decoding = Decoding(room=1.5)

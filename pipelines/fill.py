@@ -58,7 +58,7 @@ def run(job: FillJob, context: Context) -> Steps:
         found = yield from ask(job, questions, context, attempts)
         values.update((answer.key, answer.value) for answer in found if answer.value is not None)
         if pinned:
-            found += yield from PinnedSlots(job, template, pinned, values, context).ask(attempts)
+            found += yield from PinnedSlots(job, template, pinned, values, context).ask()
         answers.update((answer.key, answer) for answer in found)
         if any(slot not in values for slot in ready):
             break

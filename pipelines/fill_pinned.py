@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dgq.engine.request import Request, Result
 
-from .asking import Answer, Asking, Context, chat, seed_of
+from .asking import Answer, Asking, Context, attempts_of, chat, seed_of
 from .errors import Rejected
 from .fill_prompts import template_prompt
 from .fill_slots import is_grounded_slot, judged_value
@@ -50,11 +50,12 @@ class PinnedSlots:
     context: Context
     _longest_text: int | None = None
 
-    def ask(self, max_attempts: int) -> Asking:
-        """Ask until every slot has a value, or one of them has been refused max_attempts times.
+    def ask(self) -> Asking:
+        """Ask until every slot has a value, or one of them has been refused at all attempts.
 
         Returns an Answer for each slot that was asked for.
         """
+        max_attempts = attempts_of(self.job, self.context.decodings.fill_pinned)
         answers: dict[str, Answer] = {}
         tries = dict.fromkeys(self.slots, 0)
         factors = dict.fromkeys(self.slots, 1)
@@ -103,7 +104,7 @@ class PinnedSlots:
             rows_of,
             self.context.tokenizer,
             self.context.canvas_length,
-            full_width=self.context.decodings.fill.full_width,
+            full_width=self.context.decodings.fill_pinned.full_width,
         )
 
     def prompt_ids(self, window: Window) -> tuple[int, ...]:
@@ -115,7 +116,7 @@ class PinnedSlots:
         rule, tokenizer = self.job.rule(slot), self.context.tokenizer
         if rule.values:
             return enum_rows(rule.values, lead, trail, tokenizer)
-        most = self.context.decodings.fill.pinned_slot_tokens
+        most = self.context.decodings.fill_pinned.slot_tokens
         if rule.max_length:
             most = min(most, rule.max_length)
         if is_grounded_slot(self.job, slot) and isinstance(self.job.record, Mapping):
@@ -145,7 +146,7 @@ class PinnedSlots:
             pins=window.pins,
             scored=tuple((row, tuple(sorted(tokens))) for row, tokens in sorted(scored.items())),
             num_candidates=0 if are_all_scored else NUM_CANDIDATES,
-            sampling=self.context.decodings.fill.sampling,
+            sampling=self.context.decodings.fill_pinned.sampling,
         )
 
 

@@ -1,11 +1,19 @@
-"""What all tests share: the size of the sources is printed at the end of each run."""
+"""What all tests share: one thread for torch, Triton's interpreter, and the sources' size at the end."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+# Kernels are tested without a GPU. It counts when Triton is first imported, by whichever test.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "engine", "pipelines", "worker")
+
+# Read when torch is imported, here and in the processes that tests start. The models of the tests
+# are so small that threads only wait for each other; on a busy machine they do so for minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

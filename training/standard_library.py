@@ -20,6 +20,15 @@ def _modules() -> Iterator[Path]:
             yield path
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All that holds statements, in the order of ``ast.walk``, which also enters expressions."""
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:
+        yield node
+        for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+            nodes += getattr(node, field, ())
+
+
 @cache
 def _definitions() -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """(name, dedented source) of each short function, and all docstrings, in a fixed order."""
@@ -32,7 +41,7 @@ def _definitions() -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
         except (SyntaxError, UnicodeDecodeError, ValueError):
             continue
         lines = source.splitlines()
-        for node in ast.walk(tree):
+        for node in _statements(tree):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 continue
             if docstring := ast.get_docstring(node):

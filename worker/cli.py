@@ -41,6 +41,7 @@ COMMANDS = (
     "verify",
     "worker",
     "up",
+    "quantize",
     "schedule",
     "scheduler",
     "doctor",

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import dgq.engine
 from dgq.engine.errors import CheckpointError
+from dgq.engine.trace import NO_TRACE, Trace
 
 from .errors import CommandError
-from .guard import one_line
+from .guard import one_line, say
 
 if TYPE_CHECKING:
     from dgq.engine.engine import Engine
@@ -16,17 +17,31 @@ SHIPPED_MODEL_PATH = Path(dgq.engine.__path__[0]) / "dgq-tiny"
 """Where dgq-tiny lies, known without importing torch."""
 
 
-def load_engine(model_path: Path | None, *, device: str = "cpu") -> "Engine":
-    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch.
+def load_engine(
+    model_path: Path | None,
+    *,
+    device: str = "cpu",
+    preset: str = "bf16",
+    max_memory_bytes: int | None = None,
+    trace: Trace = NO_TRACE,
+) -> "Engine":
+    """Load a checkpoint; None is the shipped dgq-tiny. Imports torch. trace: see Engine.load.
 
-    Raises CheckpointError where the folder is missing or is not a checkpoint, and CommandError where
-    the device is none, or none that torch can use here.
+    preset: see dgq.engine.quantization. max_memory_bytes: what the engine may take; how it is spent
+    is said on stderr.
+    Raises CheckpointError where the folder is missing or is not a checkpoint, CommandError where the
+    device is none, or none that torch can use here, and EngineError where the engine does not fit.
     """
     check_model_path(model_path)
     _check_device(device)
     from dgq.engine.engine import Engine
 
-    return Engine.load(model_path, device=device)
+    if max_memory_bytes is None:
+        return Engine.load(model_path, device=device, preset=preset, trace=trace)
+    plan = Engine.plan(model_path, preset=preset, max_memory_bytes=max_memory_bytes)
+    say(str(plan))
+    config = plan.engine_config
+    return Engine.load(model_path, device=device, preset=preset, config=config, trace=trace)
 
 
 def _check_device(device: str) -> None:

@@ -9,11 +9,12 @@
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgq.engine.trace import NO_TRACE, Trace, TraceRecorder
 from dgq.pipelines.errors import JobError
 from dgq.pipelines.job import Job
 from dgq.pipelines.parsing import parse_job
@@ -29,12 +30,16 @@ class RunSettings:
     """What holds for all jobs of a run.
 
     ordered: results in input order. seed: for jobs without one of their own. max_attempts:
-    likewise; None takes the checkpoint's.
+    likewise; None takes the checkpoint's. preset, max_memory_bytes: see load_engine. trace_path: a
+    file for the engine's trace; replaced.
     """
 
     ordered: bool = False
     seed: int | None = None
     max_attempts: int | None = None
+    preset: str = "bf16"
+    max_memory_bytes: int | None = None
+    trace_path: Path | None = None
 
 
 def run(
@@ -44,15 +49,18 @@ def run(
     ordered: bool = False,
     seed: int | None = None,
     max_attempts: int | None = None,
+    trace: Path | str | None = None,
 ) -> Generator[JobResult, None, None]:
     """Yield one result for each job, as they finish; a bad job gives an ``error`` result.
 
     jobs: Job objects, or mappings as in the lines of a file of jobs; iterated in a thread of its
     own. model: a checkpoint folder, None for the shipped dgq-tiny; it is loaded at the first result
-    and closed with the generator.
-    Raises CheckpointError for a folder that is no checkpoint.
+    and closed with the generator. trace: a file, created or replaced, for what the engine does.
+    Raises CheckpointError for a folder that is no checkpoint, EngineError for a trace that cannot
+    be written.
     """
-    settings = RunSettings(ordered=ordered, seed=seed, max_attempts=max_attempts)
+    trace_path = None if trace is None else Path(trace)
+    settings = RunSettings(ordered, seed, max_attempts, trace_path)
     path = None if model is None else Path(model)
     with results_of(_entries(jobs), path, settings) as results:
         yield from results
@@ -62,11 +70,20 @@ def run(
 def results_of(
     entries: Iterable[Job | BadLine], model_path: Path | None, settings: RunSettings
 ) -> Iterator[Iterator[JobResult]]:
-    """Load the engine, hand out the results, and close both."""
+    """Load the engine, hand out the results, and close both.
+
+    Raises EngineError for a trace that cannot be written.
+    """
     options = RunOptions(ordered=settings.ordered)
     jobs = (with_settings(entry, settings) for entry in entries)
     with (
-        load_engine(model_path) as engine,
+        _trace(settings.trace_path) as trace,
+        load_engine(
+            model_path,
+            preset=settings.preset,
+            max_memory_bytes=settings.max_memory_bytes,
+            trace=trace,
+        ) as engine,
         closing(run_jobs(jobs, engine, options=options)) as results,
     ):
         yield results
@@ -83,6 +100,10 @@ def with_settings(entry: Job | BadLine, settings: RunSettings) -> Job | BadLine:
         if value is not None and getattr(entry, name) is None
     }
     return entry.model_copy(update=update) if update else entry
+
+
+def _trace(path: Path | None) -> AbstractContextManager[Trace]:
+    return nullcontext(NO_TRACE) if path is None else TraceRecorder(path)
 
 
 def _entries(jobs: Iterable[Job | Mapping[str, Any]]) -> Iterator[Job | BadLine]:

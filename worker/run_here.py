@@ -25,21 +25,28 @@ from .progress import count_lines, progress
 from .resume import EarlierRows, read_earlier_rows
 from .settings import Settings, load_settings
 from .summary import Tally, exit_code, summary_lines
+from .tracing import check_trace
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The command line of ``dgq run``. jobs, out: paths, or ``-`` for stdin and stdout."""
+    """The command line of ``dgq run``. jobs, out: paths, or ``-`` for stdin and stdout.
+
+    trace_path: where the engine's trace goes, if anywhere.
+    """
 
     jobs: str
     out: str
     model_path: Path | None
+    preset: str
+    max_memory_bytes: int | None
     ordered: bool
     resume: bool
     overwrite: bool
     dry_run: bool
     seed: int | None
     max_attempts: int | None
+    trace_path: Path | None
     quiet: bool
 
 
@@ -85,6 +92,9 @@ class Run:
             ordered=self.options.ordered,
             seed=self.options.seed,
             max_attempts=self.options.max_attempts,
+            trace_path=self.options.trace_path,
+            preset=self.options.preset,
+            max_memory_bytes=self.options.max_memory_bytes,
         )
         model_path = self.options.model_path or self.settings.model_path
         with DelayedInterrupt() as interrupt, results_of(entries, model_path, run_settings) as rows:
@@ -123,6 +133,8 @@ def run_command(options: RunOptions) -> int:
         out = check_output(
             options.jobs, options.out, resume=options.resume, overwrite=options.overwrite
         )
+        if options.trace_path:
+            check_trace(options.trace_path, [options.jobs, options.out])
         with ResultWriter(out) as writer:
             earlier = read_earlier_rows(out) if options.resume and out else EarlierRows()
             return _run(Run(options, settings, writer, earlier), Input(lines, earlier))

@@ -32,7 +32,8 @@ class Started:
     def __init__(self, name, server, folder):
         self.service = services()[name]
         self.port = free_port()
-        self.env = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+        inherited = ("PATH", "OMP_NUM_THREADS")
+        self.env = {name: os.environ[name] for name in inherited} | {"HOME": str(folder)}
         self.env |= image_settings() | self.service["environment"]
         self.env["DGQ_METRICS_PORT"] = str(self.port)
         self.env["DGQ_REDIS_URL"] = self.env["DGQ_REDIS_URL"].replace(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dgq.engine.checkpoint import INDEX_NAME, WEIGHTS_NAME, load_model, weight_files
+from dgq.engine.checkpoint import load_model
 from dgq.engine.errors import CheckpointError
+from dgq.engine.weight_files import INDEX_NAME, WEIGHTS_NAME, weight_files
 
 from .conftest import save_checkpoint
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dgq.engine import runner
 from dgq.engine.checkpoint import load_model
 from dgq.engine.draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
 from dgq.engine.engine import Engine
+from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import CheckpointError, EngineError, RequestError
 from dgq.engine.request import Request
 from dgq.engine.sampler import InverseCdf
@@ -18,9 +20,15 @@ from dgq.engine.sampler import InverseCdf
 from .conftest import CANVAS_LENGTH, EOS_IDS, SAMPLING, VOCAB_SIZE, requests, text_of
 
 
+def load(checkpoint, max_canvases, max_rows, **config):
+    return Engine.load(
+        checkpoint, config=EngineConfig(max_canvases=max_canvases, max_rows=max_rows, **config)
+    )
+
+
 @pytest.fixture(scope="module")
 def engine(calm_checkpoint):
-    with Engine.load(calm_checkpoint, max_canvases=8, max_rows=160) as engine:
+    with load(calm_checkpoint, 8, 160) as engine:
         yield engine
 
 
@@ -145,7 +153,7 @@ def test_alone_or_in_any_batch_the_text_is_the_same(engine, calm_checkpoint):
     backwards = dict(engine.generate(reversed(requests())))
     for i, result in backwards.items():
         assert text_of(result) == together[len(backwards) - 1 - i]
-    with Engine.load(calm_checkpoint, max_canvases=3, max_rows=64) as narrow:
+    with load(calm_checkpoint, 3, 64) as narrow:
         for i, result in narrow.generate(requests()):
             assert text_of(result) == together[i]
 
@@ -166,13 +174,15 @@ def test_nothing_is_held_when_idle(engine):
 
 def watch(engine, monkeypatch):
     """Record the canvases that the model is shown: a list of [rows] of a single request."""
-    seen, denoise = [], engine._loop._runner._model.denoise
+    model = engine._loop._runner._model
+    seen, forward = [], model.read_and_denoise
 
-    def record(canvas_ids, *rest):
-        seen.append(canvas_ids[0].tolist())
-        return denoise(canvas_ids, *rest)
+    def record(read_ids, canvas_ids, *rest):
+        if len(canvas_ids):
+            seen.append(canvas_ids.tolist())
+        return forward(read_ids, canvas_ids, *rest)
 
-    monkeypatch.setattr(engine._loop._runner._model, "denoise", record)
+    monkeypatch.setattr(model, "read_and_denoise", record)
     return seen
 
 
@@ -186,8 +196,7 @@ def test_pins_are_held_in_every_step(engine, monkeypatch):
         assert all(canvas[row] == token for row, token in pins)
     assert len({tuple(canvas) for canvas in seen}) > 1  # the free rows moved
     kept = result.token_ids
-    assert all(kept[row] == token for row, token in pins if row < len(kept))
-    assert len(kept) > 3
+    assert len(kept) == 16 and all(kept[row] == token for row, token in pins)
 
 
 def test_a_canvas_that_is_all_pins_comes_back(engine):
@@ -283,7 +292,7 @@ def test_submit_from_many_threads(engine):
 
 
 def test_cancelling_what_waits(calm_checkpoint):
-    with Engine.load(calm_checkpoint, max_canvases=1, max_rows=32) as engine:
+    with load(calm_checkpoint, 1, 32) as engine:
         futures = [engine.submit(request) for request in requests()]
         cancelled = [future for future in futures[10:] if future.cancel()]
         assert cancelled
@@ -294,7 +303,7 @@ def test_cancelling_what_waits(calm_checkpoint):
 
 
 def test_close_fails_what_is_pending_and_refuses_more(calm_checkpoint):
-    engine = Engine.load(calm_checkpoint, max_canvases=1, max_rows=32)
+    engine = load(calm_checkpoint, 1, 32)
     futures = [engine.submit(request) for request in requests()]
     engine.close()
     engine.close()
@@ -306,12 +315,12 @@ def test_close_fails_what_is_pending_and_refuses_more(calm_checkpoint):
 
 
 def test_a_failing_step_reaches_every_future(calm_checkpoint, monkeypatch):
-    engine = Engine.load(calm_checkpoint, max_canvases=2, max_rows=64)
+    engine = load(calm_checkpoint, 2, 64)
 
     def broken(*arguments):
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(engine._loop._runner._model, "denoise", broken)
+    monkeypatch.setattr(engine._loop._runner._model, "read_and_denoise", broken)
     futures = []
     with pytest.raises(EngineError, match="RuntimeError: device lost"):
         for request in requests():
@@ -341,11 +350,146 @@ def test_what_the_engine_says_of_itself(engine, calm_checkpoint):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, not 'int8'"),
-        ({"max_canvases": 0}, "need max_canvases >= 1"),
-        ({"max_rows": 16}, "max_rows >= canvas_length 32"),
+        ({"max_canvases": 0}, "max_canvases must be at least 1, not 0"),
+        ({"max_rows": 0}, "max_rows must be at least 1, not 0"),
+        ({"max_kv_tokens": -1}, "max_kv_tokens must be at least 1, not -1"),
+        ({"max_rows": 16}, "max_rows must be at least the checkpoint's canvas_length, 32, not 16"),
     ],
 )
 def test_bad_settings(calm_checkpoint, settings, message):
     with pytest.raises(EngineError, match=message):
-        Engine.load(calm_checkpoint, **settings)
+        Engine.load(calm_checkpoint, config=EngineConfig(**settings))
+
+
+def test_a_dtype_that_is_not_served(calm_checkpoint):
+    with pytest.raises(EngineError, match="dtype must be one of float32, bfloat16, not 'int8'"):
+        Engine.load(calm_checkpoint, dtype="int8")
+
+
+def count_rows(engine, monkeypatch):
+    """Rows that the encoder reads, that are denoised, and that the head works on, in each step."""
+    model = engine._loop._runner._model
+    steps, forward, read_rows = [], model.read_and_denoise, runner.read_rows
+
+    def count_forward(read_ids, canvas_ids, *rest):
+        steps.append([len(read_ids), len(canvas_ids), 0])
+        return forward(read_ids, canvas_ids, *rest)
+
+    def count_head(model, hidden, *rest):
+        steps[-1][2] += len(hidden)
+        return read_rows(model, hidden, *rest)
+
+    monkeypatch.setattr(model, "read_and_denoise", count_forward)
+    monkeypatch.setattr(runner, "read_rows", count_head)
+    return steps
+
+
+def test_the_head_works_on_rows_of_canvases_only(calm_checkpoint, monkeypatch):
+    """Neither prompts nor committed canvases have logits, and the last canvas is not committed."""
+    with load(calm_checkpoint, max_canvases=8, max_rows=160) as engine:
+        steps = count_rows(engine, monkeypatch)
+        results = dict(engine.generate(requests()))
+    assert all(canvas == head for _, canvas, head in steps)
+    read = sum(read for read, _, _ in steps)
+    committed = sum(32 * (result.num_canvases - 1) for result in results.values())
+    assert committed > 0
+    assert read == sum(len(request.prompt_ids) for request in requests()) + committed
+    denoised = sum(canvas for _, canvas, _ in steps)
+    assert denoised <= sum(32 * result.num_steps for result in results.values())
+    assert any(read and canvas for read, canvas, _ in steps)  # both in one forward
+
+
+def test_a_pinned_row_costs_no_head(engine, monkeypatch):
+    steps = count_rows(engine, monkeypatch)
+    pins = tuple((row, 3 + row) for row in range(0, 32, 2))
+    request = Request((5, 6), 32, seed=3, pins=pins, sampling=SAMPLING)
+    engine.submit(request).result()
+    assert {(canvas, head) for _, canvas, head in steps} == {(32, 16)}
+    steps.clear()
+    engine.submit(replace(request, pins=tuple((row, 5) for row in range(32)))).result()
+    assert {(canvas, head) for _, canvas, head in steps} == {(32, 0)}
+
+
+def test_a_canvas_that_leaves_is_replaced_in_the_next_step(calm_checkpoint, monkeypatch):
+    """Two at a time, each of its own number of steps: no step but the last has fewer than two."""
+    short = [
+        Request((5, 6), 16, seed, sampling=replace(SAMPLING, max_denoising_steps=1 + seed % 4))
+        for seed in range(12)
+    ]
+    entered = threading.Event()
+    with load(calm_checkpoint, max_canvases=2, max_rows=32) as engine:
+        steps = count_rows(engine, monkeypatch)
+        schedule = engine._loop._scheduler.schedule
+
+        def wait_for_all():
+            entered.wait(60)
+            return schedule()
+
+        engine._loop._scheduler.schedule = wait_for_all
+        futures = [engine.submit(request) for request in short]
+        entered.set()
+        results = [future.result(timeout=60) for future in futures]
+        assert len({result.num_steps for result in results}) > 1
+        widths = [canvas for _, canvas, _ in steps]
+        assert set(widths[:-4]) == {32}
+        assert sum(widths) == 16 * sum(result.num_steps for result in results)
+
+
+def test_a_prompt_is_read_in_parts_with_the_same_result(calm_checkpoint, monkeypatch):
+    long = [
+        Request(tuple(3 + (7 * i + k) % 190 for i in range(300 + k)), 32, k, sampling=SAMPLING)
+        for k in range(4)
+    ]
+    with load(calm_checkpoint, max_canvases=1, max_rows=512) as whole:
+        wanted = [text_of(whole.submit(request).result()) for request in long]
+    with load(calm_checkpoint, max_canvases=4, max_rows=48) as parts:
+        steps = count_rows(parts, monkeypatch)
+        got = {i: text_of(result) for i, result in parts.generate(long)}
+    assert [got[i] for i in range(4)] == wanted
+    assert max(read for read, _, _ in steps) <= 48 + 15
+
+
+def test_results_do_not_depend_on_who_reads_a_beginning(calm_checkpoint, monkeypatch):
+    """Twenty requests that begin alike: the same to the bit, and the beginning is read once."""
+    beginning = tuple(3 + (11 * i) % 190 for i in range(100))
+    alike = [
+        Request(beginning + tuple(range(3, 3 + seed)), 40, seed, sampling=SAMPLING)
+        for seed in range(20)
+    ]
+    results, rows = [], []
+    for share in (True, False):
+        with load(calm_checkpoint, max_canvases=8, max_rows=160, share_prefixes=share) as engine:
+            steps = count_rows(engine, monkeypatch)
+            results.append({i: text_of(result) for i, result in engine.generate(alike)})
+            rows.append(sum(read for read, _, _ in steps))
+            monkeypatch.undo()
+    assert results[0] == results[1]
+    prompts = sum(len(request.prompt_ids) for request in alike)
+    committed = sum(32 * (result.num_canvases - 1) for result in results[0].values())
+    assert rows[1] == prompts + committed
+    assert rows[1] - rows[0] >= 19 * 96  # six pages, by all but the first
+
+
+def test_prefixes_are_kept_only_while_there_is_room(calm_checkpoint, monkeypatch):
+    """Six texts of 7 pages in turn, in a pool with room for two and a half, and for all."""
+    texts = [tuple(3 + (k + 7 * i) % 190 for i in range(112)) for k in range(6)]
+    turns = [Request(texts[k % 6], 16, k, sampling=SAMPLING) for k in range(18)]
+    results, rows = [], []
+    for room in (320, 4096):
+        with load(calm_checkpoint, max_canvases=1, max_rows=160, max_kv_tokens=room) as engine:
+            steps = count_rows(engine, monkeypatch)
+            results.append([text_of(engine.submit(request).result()) for request in turns])
+            rows.append(sum(read for read, _, _ in steps))
+            pool = engine._loop._runner._pool.layers[0][0]
+            assert len(pool) == room + 16  # allocated once, and never more
+            monkeypatch.undo()
+    assert results[0] == results[1]
+    assert rows == [18 * 112, 6 * 112]
+
+
+def test_a_request_with_no_room_in_the_pool_is_told_so(calm_checkpoint):
+    with load(calm_checkpoint, max_canvases=2, max_rows=64, max_kv_tokens=128) as engine:
+        good = engine.submit(Request((5,) * 96, 32, seed=0, sampling=SAMPLING))
+        with pytest.raises(RequestError, match="the KV pool has 128: raise max_kv_tokens"):
+            engine.submit(Request((5,) * 97, 32, seed=0)).result()
+        assert good.result(timeout=60).num_canvases == 1

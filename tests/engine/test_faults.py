@@ -2,28 +2,22 @@
 
 import logging
 import threading
+from functools import reduce
 
 import pytest
 import torch
 
 from dgq.engine.engine import Engine
+from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import DeviceError, EngineError, RequestError, RequestTooLarge
 from dgq.engine.faults import error_for, is_out_of_memory
+from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request
 
 from .conftest import SAMPLING, requests, text_of
 
 MAX_ROWS = 160
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny tensors gain nothing from more, and lose much where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -35,35 +29,36 @@ def undisturbed(calm_checkpoint):
 
 
 def load(checkpoint):
-    return Engine.load(checkpoint, max_canvases=8, max_rows=MAX_ROWS)
+    return Engine.load(checkpoint, config=EngineConfig(max_canvases=8, max_rows=MAX_ROWS))
 
 
 def shrink(engine, *, max_rows=10**9, max_text=10**9):
     """Let forwards of more rows, and the reading of longer texts, run out of memory.
 
-    A text of any length up to max_text is read where it is alone.
+    Any number of rows of a text up to max_text is read where it is alone.
     """
     model = engine._loop._runner._model
-    encode, denoise = model.encode, model.denoise
+    forward = model.read_and_denoise
 
-    def small_encode(ids, *rest):
-        assert len(ids) == 1 or ids.numel() <= engine.stats.row_budget
-        if (len(ids) > 1 and ids.numel() > max_rows) or ids.shape[1] > max_text:
+    def small_forward(read_ids, canvas_ids, soft_embeddings, positions, attends):
+        stats = engine.stats
+        assert len(read_ids) < stats.row_budget + PAGE_TOKENS
+        most = max_rows if stats.canvases_in_flight > 1 else 10**9
+        if len(canvas_ids) > max_rows or len(read_ids) > most:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
-        return encode(ids, *rest)
-
-    def small_denoise(ids, *rest):
-        if ids.numel() > max_rows:
+        if len(read_ids) and positions[: len(read_ids)].max() >= max_text:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
-        return denoise(ids, *rest)
+        return forward(read_ids, canvas_ids, soft_embeddings, positions, attends)
 
-    model.encode, model.denoise = small_encode, small_denoise
+    model.read_and_denoise = small_forward
 
 
 def assert_nothing_held(engine):
     engine._loop._scheduler.check()
     assert engine._loop.is_idle and engine._futures == {}
     assert engine._loop._runner.num_held == 0
+    pages = engine._loop._scheduler._pages
+    assert pages.num_available == pages.num_pages - 1
 
 
 @pytest.mark.parametrize("max_rows", [100, 48, 32])
@@ -82,12 +77,16 @@ def test_a_smaller_device_gives_the_same_results(calm_checkpoint, undisturbed, c
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("place", ["encode", "_encode_batch", "start", "_step", "_outcomes"])
+@pytest.mark.parametrize(
+    "place",
+    ["prepare", "run", "_table.start", "_layouts.build", "_forward", "_denoise", "_read", "_outcomes"],
+)
 def test_wherever_memory_runs_out(calm_checkpoint, undisturbed, place, after):
     """Every fifth call fails while several are in flight, before or after its work is done."""
     with load(calm_checkpoint) as engine:
-        runner, calls = engine._loop._runner, 0
-        original = getattr(runner, place)
+        *path, name = place.split(".")
+        owner, calls = reduce(getattr, path, engine._loop._runner), 0
+        original = getattr(owner, name)
 
         def fail_now_and_then(*arguments):
             nonlocal calls
@@ -100,7 +99,7 @@ def test_wherever_memory_runs_out(calm_checkpoint, undisturbed, place, after):
                 raise torch.OutOfMemoryError(OUT_OF_MEMORY)
             return result
 
-        setattr(runner, place, fail_now_and_then)
+        setattr(owner, name, fail_now_and_then)
         results = {i: text_of(result) for i, result in engine.generate(requests()[:12])}
         assert_nothing_held(engine)
         assert engine.stats.out_of_memory_total >= 1
@@ -123,25 +122,25 @@ def test_too_wide_a_canvas_is_refused_and_its_neighbours_finish(calm_checkpoint,
 
 def test_one_request_too_large_costs_the_others_no_budget(calm_checkpoint, undisturbed):
     with load(calm_checkpoint) as engine:
-        shrink(engine, max_text=100)
+        shrink(engine, max_text=140)
         wanted = requests()
-        too_long = Request((5,) * 101, 16, seed=0, sampling=SAMPLING)
+        too_long = Request((5,) * 141, 16, seed=0, sampling=SAMPLING)
         futures = [engine.submit(r) for r in (*wanted[:12], too_long, *wanted[12:])]
         refused = futures.pop(12)
-        with pytest.raises(RequestError, match=r"a prompt of 101 tokens \(row budget 160\)"):
+        with pytest.raises(RequestError, match=r"a prompt of 141 tokens \(row budget 160\)"):
             refused.result(timeout=60)
         assert {i: text_of(f.result(timeout=60)) for i, f in enumerate(futures)} == undisturbed
         assert engine.stats.row_budget == MAX_ROWS
         assert engine.stats.out_of_memory_total > 1
 
 
-@pytest.mark.parametrize("place", ["_encode_batch", "_step"])
+@pytest.mark.parametrize("place", ["_forward", "_denoise"])
 def test_one_alone_gets_another_try_on_an_empty_device(calm_checkpoint, undisturbed, place):
     """Tensors of the step before may have been in its way; nothing is left of them then."""
     several = next(i for i, result in undisturbed.items() if result.num_canvases == 3)
     with load(calm_checkpoint) as engine:
         runner, held, calls = engine._loop._runner, [], 0
-        encode, original = runner.encode, getattr(runner, place)
+        prepare, original = runner.prepare, getattr(runner, place)
 
         def fail_twice(*arguments):
             nonlocal calls
@@ -151,27 +150,26 @@ def test_one_alone_gets_another_try_on_an_empty_device(calm_checkpoint, undistur
                 raise torch.OutOfMemoryError(OUT_OF_MEMORY)
             return result
 
-        def look(generations):
-            if generations and generations[0].prefix_length == 0:
-                held.append(len(runner._kv) + len(runner._rows) + len(runner._batches))
-            encode(generations)
+        def look(plan):
+            if plan.chunks and plan.chunks[0].start == 0:
+                held.append(runner.num_held)
+            return prepare(plan)
 
         setattr(runner, place, fail_twice)
-        if place == "_step":
-            runner.encode = look
+        runner.prepare = look
         assert text_of(engine.submit(requests()[several]).result()) == undisturbed[several]
         assert (engine.stats.out_of_memory_total, engine.stats.row_budget) == (2, MAX_ROWS)
-        assert not any(held)
+        assert held == [0, 0, 0]
 
 
 def test_a_refusal_leaves_what_was_lowered_before(calm_checkpoint):
     with load(calm_checkpoint) as engine:
-        shrink(engine, max_rows=100, max_text=100)
+        shrink(engine, max_rows=100, max_text=140)
         list(engine.generate(requests()))
         lowered = engine.stats.row_budget
         assert lowered < MAX_ROWS
         with pytest.raises(RequestTooLarge, match=rf"row budget {lowered}"):
-            engine.submit(Request((5,) * 101, 16, seed=0, sampling=SAMPLING)).result()
+            engine.submit(Request((5,) * 141, 16, seed=0, sampling=SAMPLING)).result()
         assert engine.stats.row_budget == lowered
 
 
@@ -179,7 +177,8 @@ def test_what_is_cancelled_before_it_began_stays_cancelled(calm_checkpoint, undi
     """A request that was put back has begun, and cannot be cancelled any more."""
     with load(calm_checkpoint) as engine:
         entered, go_on = threading.Event(), threading.Event()
-        start = engine._loop._runner.start
+        table = engine._loop._runner._table
+        start = table.start
 
         def out_of_memory_once(generations):
             if not entered.is_set():
@@ -188,7 +187,7 @@ def test_what_is_cancelled_before_it_began_stays_cancelled(calm_checkpoint, undi
                 raise torch.OutOfMemoryError(OUT_OF_MEMORY)
             start(generations)
 
-        engine._loop._runner.start = out_of_memory_once
+        table.start = out_of_memory_once
         futures = [engine.submit(requests()[0])]
         assert entered.wait(60)
         futures += [engine.submit(request) for request in requests()[1:4]]
@@ -213,7 +212,7 @@ def test_a_broken_device_ends_the_engine(calm_checkpoint, fault):
     def broken(*arguments):
         raise fault
 
-    engine._loop._runner._model.denoise = broken
+    engine._loop._runner._model.read_and_denoise = broken
     future = engine.submit(requests()[0])
     with pytest.raises(DeviceError, match="the engine stopped: ") as told:
         future.result(timeout=60)

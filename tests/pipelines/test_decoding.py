@@ -48,7 +48,7 @@ def test_a_kind_may_sample_otherwise_than_the_checkpoint(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "must hold an object"),
-        ('{"reformat": {}}', "unknown kind 'reformat'; known are fill, reformat_python"),
+        ('{"reformat": {}}', "unknown kind 'reformat'; known are fill, fill_pinned, reformat_python"),
         ('{"fill": 1}', "fill must be an object"),
         ('{"fill": {"noise": 1}}', "unknown field fill.noise; known are draft_noise"),
         ('{"fill": {"draft_noise": [2]}}', "fill.draft_noise must be a list of numbers in 0..1"),
@@ -61,7 +61,6 @@ def test_a_kind_may_sample_otherwise_than_the_checkpoint(tmp_path):
         ('{"fill": {"pinned": ["enums"]}}', "fill.pinned must be a list of some of field, note"),
         ('{"fill": {"pinned": "enum"}}', "fill.pinned must be a list"),
         ('{"fill": {"pinned": [["enum"]]}}', "fill.pinned must be a list"),
-        ('{"fill": {"pinned_slot_tokens": 0}}', "fill.pinned_slot_tokens must lie in 1..128"),
         ('{"fill": {"full_width": 1}}', "fill.full_width must be true or false"),
         ('{"fill": {"sampling": []}}', "fill.sampling must be an object"),
         (

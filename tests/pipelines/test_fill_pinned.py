@@ -20,8 +20,9 @@ Fills = Callable[[int, Request], list[str]]
 
 @pytest.fixture
 def pinned(blank_first) -> Context:
-    fill = replace(DEFAULT_DECODINGS.fill, pinned=SLOT_KINDS, pinned_slot_tokens=4)
-    return Context(blank_first, decodings=replace(Decodings(), fill=fill))
+    fill = replace(DEFAULT_DECODINGS.fill, pinned=SLOT_KINDS)
+    fill_pinned = replace(DEFAULT_DECODINGS.fill_pinned, slot_tokens=4)
+    return Context(blank_first, decodings=replace(Decodings(), fill=fill, fill_pinned=fill_pinned))
 
 
 def free_runs(request: Request) -> list[list[int]]:

@@ -39,7 +39,7 @@ def fakes():
 def engine(fakes, monkeypatch):
     """The engine that commands in this process will load."""
     engine = fakes.FakeEngine()
-    monkeypatch.setattr("dgq.worker.local.load_engine", lambda model_path: engine)
+    monkeypatch.setattr("dgq.worker.local.load_engine", lambda model_path, **options: engine)
     return engine
 
 

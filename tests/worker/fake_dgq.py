@@ -82,7 +82,7 @@ def main():
     """The real command, with the fake engine in place of the real one."""
     from dgq.worker import cli, local
 
-    local.load_engine = lambda model_path: FakeEngine()
+    local.load_engine = lambda model_path, **options: FakeEngine()
     cli.main()
 
 

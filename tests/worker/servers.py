@@ -48,11 +48,14 @@ def binaries():
 def free_port():
     """A loopback port that nobody listens on.
 
-    Not one of those that the system gives to clients: it must still be free after a kill. A node
-    of a cluster also takes the one 10,000 above.
+    Not one of those that the system gives to clients: it must still be free after a kill. Tests
+    that run at the same time draw from ranges of their own for the same reason. A node of a cluster
+    also takes the one 10,000 above.
     """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + 1_000 * (process % 10)
     while True:
-        port = random.randrange(12_000, 22_000)
+        port = random.randrange(first, first + 1_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -154,7 +154,7 @@ def test_the_seed_reaches_the_rows(dgq, jobs_file, rewrite):
 
 
 def test_an_internal_error_is_one_line_with_a_hint(dgq, jobs_file, rewrite, monkeypatch):
-    def broken(model_path):
+    def broken(model_path, **options):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("dgq.worker.local.load_engine", broken)

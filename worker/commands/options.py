@@ -5,12 +5,15 @@ Importing this costs next to nothing; the functions import what they need.
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+
+from dgq.engine.quantization import PRESETS
 
 from .. import exit_codes
 from ..guard import guarded, one_line, say
@@ -32,6 +35,33 @@ class Seeds(click.IntRange):
 
 SEEDS = Seeds(-(2**63), 2**64 - 1)
 
+
+def _to_bytes(_: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """18GB, 17.5GB, 16GiB or 800MB, in bytes."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size; write 18GB, 16GiB or 800MB", param=param)
+    factor = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}[match[2]]
+    return int(float(match[1]) * factor)
+
+
+quantize_option: Decorator = click.option(
+    "--quantize",
+    "preset",
+    type=click.Choice(PRESETS),
+    default="bf16",
+    help="Hold the experts (nf4-experts), or attention and the dense MLP too (nf4), in four bits; "
+    "bf16: all as the checkpoint has it.  [default: bf16]",
+)
+vram_option: Decorator = click.option(
+    "--vram",
+    "max_memory_bytes",
+    callback=_to_bytes,
+    metavar="SIZE",
+    help="Fit the engine into so much of the device's memory: 18GB, say.  [default: fixed bounds]",
+)
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="JSON on stdout, with stable fields."
 )

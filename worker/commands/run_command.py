@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from ..guard import guarded
+from .options import quantize_option, vram_option
 
 
 @click.command()
@@ -20,6 +21,8 @@ from ..guard import guarded
     metavar="PATH",
     help="Checkpoint folder in the Hugging Face layout. [default: the shipped dgq-tiny]",
 )
+@quantize_option
+@vram_option
 @click.option("--ordered", is_flag=True, help="Results in input order, not as they finish.")
 @click.option(
     "--resume",
@@ -40,6 +43,13 @@ from ..guard import guarded
     metavar="N",
     help="How often a failed check is tried again, for jobs that do not say it themselves.  "
     "[default: as the model says, else 3]",
+)
+@click.option(
+    "--trace",
+    "trace_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what the engine does, step by step, for chrome://tracing or ui.perfetto.dev.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary on stderr.")
 @guarded

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import server_command
+from .options import quantize_option, server_command, vram_option
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 @click.option(
     "--device", metavar="DEVICE", help="Where the model runs: cpu, cuda, cuda:1.  [default: cpu]"
 )
+@quantize_option
+@vram_option
 @click.option(
     "--serve",
     metavar="LABELS",
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 def worker(
     settings: "Settings",
     device: str | None,
+    preset: str,
+    max_memory_bytes: int | None,
     name: str,
     stub: bool,
     stub_seconds: float,
@@ -86,7 +90,13 @@ def worker(
         if stub:
             runner = StubRunner(stub_seconds)
         else:
-            runner = EngineRunner(load_engine(settings.model_path, device=device or "cpu"))
+            engine = load_engine(
+                settings.model_path,
+                device=device or "cpu",
+                preset=preset,
+                max_memory_bytes=max_memory_bytes,
+            )
+            runner = EngineRunner(engine)
         try:
             return WorkerProcess(attached_settings, runner, name).run()
         finally:

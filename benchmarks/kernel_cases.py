@@ -1,0 +1,149 @@
+"""The kernels' launches at the shapes of DiffusionGemma 26B-A4B, on tensors without memory."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dgq.kernels.canvas_attention import Canvases, canvas_attention
+from dgq.kernels.grouped_experts import grouped_experts
+from dgq.kernels.nf4 import NestedScales, Nf4Tensor
+from dgq.kernels.nf4_linear import nf4_linear
+from dgq.kernels.rms_norm import rms_norm
+from dgq.kernels.rotary import rotate
+from dgq.kernels.router import route
+from dgq.kernels.self_conditioning import self_conditioning
+from dgq.kernels.vocabulary_head import VocabularyReadings, read_vocabulary
+
+HIDDEN, DENSE_INNER = 2816, 2112
+NUM_EXPERTS, TOP_K, EXPERT_INNER = 128, 8, 704
+VOCABULARY = 262_144
+QUERY_HEADS, KEY_HEADS, HEAD_SIZE, WINDOW = 16, 8, 256, 1024
+FULL_KEY_HEADS, FULL_HEAD_SIZE = 2, 512
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """A tensor that has a shape and a dtype only."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def nf4(*shape: int, nested: bool = False) -> Nf4Tensor:
+    """A quantized tensor that has a shape only."""
+    packed = empty(*shape[:-1], shape[-1] // 2, dtype=torch.uint8)
+    scales = (*shape[:-1], shape[-1] // 64)
+    if not nested:
+        return Nf4Tensor(packed, empty(*scales, dtype=torch.float32))
+    absmax = empty(*scales, dtype=torch.uint8)
+    levels = NestedScales(
+        empty(256, dtype=torch.float32),
+        empty(-(-absmax.numel() // 256), dtype=torch.float32),
+        empty(dtype=torch.float32),
+    )
+    return Nf4Tensor(packed, absmax, levels)
+
+
+def experts(rows: int, weight_format: str) -> Callable[[], object]:
+    """One layer's experts on so many rows."""
+
+    def call() -> object:
+        shapes = (NUM_EXPERTS, 2 * EXPERT_INNER, HIDDEN), (NUM_EXPERTS, HIDDEN, EXPERT_INNER)
+        gate_up, down = (
+            empty(*shape)
+            if weight_format == "bf16"
+            else nf4(*shape, nested=weight_format == "nf4-double")
+            for shape in shapes
+        )
+        chosen = empty(rows, TOP_K, dtype=torch.int64)
+        weights = empty(rows, TOP_K, dtype=torch.float32)
+        return grouped_experts(empty(rows, HIDDEN), gate_up, down, weights, chosen)
+
+    return call
+
+
+def linear(rows: int, crossover_rows: int) -> Callable[[], object]:
+    """The dense MLP's gate projection."""
+    return lambda: nf4_linear(empty(rows, HIDDEN), nf4(DENSE_INNER, HIDDEN), crossover_rows)
+
+
+def head(rows: int) -> Callable[[], object]:
+    """The vocabulary head on so many rows."""
+
+    def call() -> object:
+        temperature, uniforms = (
+            empty(*shape, dtype=torch.float32) for shape in ((rows,), (rows, 2))
+        )
+        embedding = empty(VOCABULARY, HIDDEN)
+        return read_vocabulary(empty(rows, HIDDEN), embedding, temperature, uniforms, 30.0, True)
+
+    return call
+
+
+def conditioning(rows: int) -> Callable[[], object]:
+    """Self-conditioning after the head on so many rows."""
+
+    def call() -> object:
+        numbers, tiles = empty(rows, dtype=torch.float32), empty(2048, rows, dtype=torch.float32)
+        tokens = empty(rows, dtype=torch.int64)
+        readings = VocabularyReadings(
+            tokens, tokens, numbers, numbers, tiles, tiles, empty(rows, VOCABULARY)
+        )
+        return self_conditioning(readings, empty(VOCABULARY, HIDDEN), 53.0)
+
+    return call
+
+
+def attention(rows: int, full: bool) -> Callable[[], object]:
+    """One layer's attention of canvases of 256 rows."""
+    heads, size = (FULL_KEY_HEADS, FULL_HEAD_SIZE) if full else (KEY_HEADS, HEAD_SIZE)
+
+    def call() -> object:
+        num_canvases = rows // 256
+        numbers = empty(num_canvases, dtype=torch.int32)
+        canvases = Canvases(empty(num_canvases + 1, dtype=torch.int32), numbers, numbers)
+        own, pool = empty(rows, heads, size), empty(65536, heads, size)
+        query = empty(rows, QUERY_HEADS, size)
+        window = None if full else WINDOW
+        return canvas_attention(query, own, own, pool, pool, canvases, window)
+
+    return call
+
+
+def norm() -> object:
+    """A layer's norm with its residual."""
+    rows = empty(256, HIDDEN)
+    return rms_norm(rows, empty(HIDDEN), 1e-6, rows)
+
+
+def rotation() -> object:
+    """The queries of a full-attention layer."""
+    table = empty(256, FULL_HEAD_SIZE)
+    return rotate(empty(256, QUERY_HEADS, FULL_HEAD_SIZE), table, table)
+
+
+def routing() -> object:
+    """A layer's routing weights."""
+    return route(empty(256, NUM_EXPERTS), empty(NUM_EXPERTS), TOP_K)
+
+
+CASES: dict[str, Callable[[], object]] = {
+    "experts nf4 16 rows": experts(16, "nf4"),
+    "experts nf4 256 rows": experts(256, "nf4"),
+    "experts nf4 512 rows": experts(512, "nf4"),
+    "experts nf4 2048 rows": experts(2048, "nf4"),
+    "experts nf4-double 256 rows": experts(256, "nf4-double"),
+    "experts bf16 256 rows": experts(256, "bf16"),
+    "experts bf16 2048 rows": experts(2048, "bf16"),
+    "linear 16 rows": linear(16, 64),
+    "linear 64 rows": linear(64, 64),
+    "linear 256 rows": linear(256, 64),
+    "head 64 rows": head(64),
+    "head 512 rows": head(512),
+    "self-conditioning 64 rows": conditioning(64),
+    "self-conditioning 512 rows": conditioning(512),
+    "sliding attention 256 rows": attention(256, full=False),
+    "sliding attention 2048 rows": attention(2048, full=False),
+    "full attention 256 rows": attention(256, full=True),
+    "norm": norm,
+    "rotary": rotation,
+    "router": routing,
+}

@@ -1,0 +1,216 @@
+"""The planner: exact on weights and pools, an upper bound on a step, at the published shape too."""
+
+import weakref
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dgq.engine.canvas import EngineLimits, Generation
+from dgq.engine.checkpoint import load_model
+from dgq.engine.config import ModelConfig
+from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
+from dgq.engine.engine_config import EngineConfig
+from dgq.engine.errors import EngineError
+from dgq.engine.loop import Loop
+from dgq.engine.memory_plan import MemoryCosts, plan_memory
+from dgq.engine.quantization import Quantization
+from dgq.engine.request import Request, SamplingConfig
+
+GB = 10**9
+BF16, EXPERTS, NF4 = map(Quantization, ("bf16", "nf4-experts", "nf4"))
+DOUBLE = Quantization("nf4", double_quantization=True)
+PUBLISHED = {
+    "model_type": "diffusion_gemma",
+    "canvas_length": 256,
+    "text_config": {
+        "vocab_size": 262_144,
+        "hidden_size": 2816,
+        "intermediate_size": 2112,
+        "moe_intermediate_size": 704,
+        "num_experts": 128,
+        "top_k_experts": 8,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "num_global_key_value_heads": 2,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5,
+        "sliding_window": 1024,
+        "max_position_embeddings": 262_144,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            "full_attention": {
+                "rope_type": "proportional",
+                "partial_rotary_factor": 0.25,
+                "rope_theta": 1_000_000.0,
+            },
+        },
+    },
+}
+"""What decides shapes in google/diffusiongemma-26B-A4B-it's config.json."""
+
+
+@pytest.fixture(scope="module")
+def published():
+    return ModelConfig.from_dict(PUBLISHED)
+
+
+def plan(config, quantization, budget_bytes, **wanted):
+    return plan_memory(config, quantization, torch.bfloat16, budget_bytes, EngineConfig(**wanted))
+
+
+def test_the_published_models_weights(published):
+    """51.65 GB on disk with 1.1 GB of vision; experts 45.68, attention 2.22, dense MLP 1.07."""
+    gb = {
+        quantization: MemoryCosts.of(published, quantization, torch.bfloat16).weights / GB
+        for quantization in (BF16, EXPERTS, NF4, DOUBLE)
+    }
+    assert gb[BF16] == pytest.approx(50.50, abs=0.01)
+    assert gb[EXPERTS] == pytest.approx(50.50 - 45.68 * (1 - 4.5 / 16), abs=0.02)
+    assert gb[NF4] == pytest.approx(gb[EXPERTS] - 3.29 * (1 - 4.5 / 16), abs=0.02)
+    assert gb[DOUBLE] == pytest.approx(gb[NF4] - 48.97 / 2 * 0.3730 / 8, abs=0.02)
+
+
+def test_the_published_models_keys_and_values(published):
+    costs = MemoryCosts.of(published, NF4, torch.bfloat16)
+    assert costs.per_kv_token == 25 * 2 * 8 * 256 * 2 + 5 * 2 * 2 * 512 * 2 == 225_280
+
+
+@pytest.mark.parametrize(
+    ("quantization", "budget_gb", "blocks_long", "blocks_short"),
+    [
+        (DOUBLE, 16, 1, 3),
+        (DOUBLE, 18, 2, 8),
+        (NF4, 18, 1, 6),
+        (DOUBLE, 24, 8, 8),
+        (BF16, 80, 8, 8),
+    ],
+)
+def test_blocks_in_flight_at_the_published_shape(
+    published, quantization, budget_gb, blocks_long, blocks_short
+):
+    made = plan(published, quantization, budget_gb * GB)
+    assert made.total_bytes <= budget_gb * GB
+    assert made.blocks_in_flight(4096) == blocks_long
+    assert made.blocks_in_flight(512) == blocks_short
+    assert made.engine_config.max_kv_tokens >= blocks_long * (4096 + 256)
+
+
+@pytest.mark.parametrize("budget_gb", [18, 24])
+def test_bf16_is_refused_with_the_arithmetic(published, budget_gb):
+    with pytest.raises(EngineError) as refused:
+        plan(published, BF16, budget_gb * GB)
+    assert str(refused.value) == (
+        f"{budget_gb}.00 GB is too little: weights 50.50 GB (bf16) + a step of 256 rows 98.6 MB "
+        "+ canvases 23.1 MB + 512 tokens of keys and values 115.3 MB = 50.74 GB; "
+        "the preset nf4-experts would fit"
+    )
+
+
+def test_what_no_preset_fits_has_no_advice(published):
+    with pytest.raises(EngineError, match=r"= 16\.\d\d GB$"):
+        plan(published, NF4, 12 * GB)
+
+
+def test_more_memory_never_means_less(published):
+    found = [plan(published, DOUBLE, int(gb * GB)) for gb in (15, 15.5, 16, 18, 20, 24, 40, 80)]
+    for smaller, larger in pairwise(found):
+        assert larger.blocks_in_flight(4096) >= smaller.blocks_in_flight(4096)
+        assert larger.engine_config.max_rows >= smaller.engine_config.max_rows
+
+
+def test_the_wanted_bounds_hold(published):
+    made = plan(published, DOUBLE, 80 * GB, max_rows=512, max_canvases=4, max_kv_tokens=4096)
+    assert made.engine_config.max_rows == 512
+    assert made.engine_config.max_canvases == 4
+    assert made.engine_config.max_kv_tokens == 4 * (4096 + 256)
+    assert made.total_bytes < 30 * GB
+    assert "max_rows 512" in str(made) and "2 with 4096 tokens of context" in str(made)
+
+
+@pytest.mark.parametrize("quantization", [BF16, EXPERTS, NF4, DOUBLE], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_counted_to_the_byte(quantization, dtype):
+    model = load_model(DEFAULT_MODEL_PATH, dtype, quantization=quantization)
+    held = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert MemoryCosts.of(model.config, quantization, dtype).weights == held
+
+
+class Tally(TorchDispatchMode):
+    """Bytes of the storages that are made while it is on, and the most that lived at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        known = {
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor)
+        }
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in known and storage._cdata not in self.seen:
+                    self.seen.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return result
+
+    def _gone(self, key, num_bytes):
+        self.seen.discard(key)
+        self.now -= num_bytes
+
+
+@pytest.mark.parametrize("quantization", [BF16, DOUBLE], ids=str)
+def test_a_real_engine_stays_within_its_plan(quantization):
+    """Pools and steps of 1,024 rows, measured; the text's keys that torch gathers are small here."""
+    model = load_model(DEFAULT_MODEL_PATH, quantization=quantization)
+    wanted = EngineConfig(max_rows=1024, max_canvases=8, max_kv_tokens=4096)
+    costs = MemoryCosts.of(model.config, quantization, torch.float32)
+    budget = costs.weights + 200_000_000
+    made = plan_memory(model.config, quantization, torch.float32, budget, wanted)
+    limits = EngineLimits(
+        vocab_size=model.config.vocab_size,
+        canvas_length=256,
+        max_position_embeddings=model.config.max_position_embeddings,
+        max_kv_tokens=made.engine_config.max_kv_tokens,
+        eos_ids=frozenset([1]),
+        filler_id=1,
+        sampling=replace(SamplingConfig(), max_denoising_steps=3),
+    )
+    with torch.inference_mode(), Tally() as tally:
+        loop = Loop(model, made.engine_config, lambda generation: True)
+        pools = tally.now
+        for seed in range(6):
+            request = Request(tuple(range(2, 100 + seed)), max_new_tokens=256, seed=seed)
+            loop.add(Generation.begin(seed, request, limits))
+        while not loop.is_idle:
+            loop.step()
+    assert pools <= made.kv_bytes + made.canvas_bytes <= 1.02 * pools
+    step = tally.peak - pools
+    assert 0.4 * made.step_bytes < step <= made.step_bytes
+
+
+def test_the_engine_takes_the_plan():
+    wanted = EngineConfig(max_canvases=4)
+    made = Engine.plan(preset="nf4", max_memory_bytes=60_000_000, config=wanted)
+    assert made.total_bytes <= 60_000_000
+    with Engine.load(preset="nf4", max_memory_bytes=60_000_000, config=wanted) as engine:
+        assert engine.stats.row_budget == made.engine_config.max_rows
+        result = engine.submit(Request((2, 5, 6), max_new_tokens=16, seed=1)).result()
+    with Engine.load(preset="nf4") as engine:
+        assert engine.submit(Request((2, 5, 6), max_new_tokens=16, seed=1)).result().token_ids == (
+            result.token_ids
+        )
+    with pytest.raises(EngineError, match=r"5\.0 MB is too little: weights 15\.3 MB"):
+        Engine.load(max_memory_bytes=5_000_000)

@@ -1,0 +1,91 @@
+"""The kernels as a GPU would run them, compiled without one; run by a program of its own.
+
+In this process kernels may be interpreted, and then there is nothing to compile.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TARGETS = (89, 90, 120)
+CASES = (  # one of each kernel, at the shapes that take the most
+    "experts nf4 256 rows",
+    "linear 64 rows",
+    "linear 256 rows",
+    "head 512 rows",
+    "self-conditioning 512 rows",
+    "sliding attention 2048 rows",
+    "full attention 256 rows",
+    "norm",
+    "rotary",
+    "router",
+)
+SHARED_BYTES = {89: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
+MATRIX_KERNELS = {
+    "gate_up_kernel",
+    "down_kernel",
+    "nf4_linear_kernel",
+    "tiles_kernel",
+    "dense_kernel",
+    "attention_kernel",
+}
+OTHER_KERNELS = {
+    "add_choices_kernel",
+    "add_parts_kernel",
+    "combine_kernel",
+    "count_kernel",
+    "dequantize_kernel",
+    "gather_kernel",
+    "list_rows_kernel",
+    "place_kernel",
+    "rms_norm_kernel",
+    "rotate_kernel",
+    "route_kernel",
+    "survivors_kernel",
+}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """One row of kernel_resources for each kernel, case and target."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-m", "benchmarks.kernel_resources", "--json"]
+    command += [word for case in CASES for word in ("--case", case)]
+    output = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_compiles(compiled, target):
+    names = {row["kernel"] for row in compiled if row["target"] == target}
+    assert names == MATRIX_KERNELS | OTHER_KERNELS
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_spills(compiled, target):
+    spilling = [row for row in compiled if row["target"] == target and row["spilled_bytes"]]
+    assert not spilling
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_shared_memory_suffices(compiled, target):
+    rows = [row for row in compiled if row["target"] == target]
+    assert all(row["shared_bytes"] <= SHARED_BYTES[target] for row in rows)
+    assert all(row["blocks"] >= 1 for row in rows)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_products_run_on_the_matrix_unit(compiled, target):
+    """On Hopper by warp groups, elsewhere by warps."""
+    instruction = "wgmma" if target == 90 else "mma"
+    for row in compiled:
+        if row["target"] == target:
+            assert (row[instruction] > 0) == (row["kernel"] in MATRIX_KERNELS), row
