@@ -19,18 +19,14 @@ from dgq.pipelines.result import JobResult
 from dgq.pipelines.run import run_jobs
 
 from .case import JobCase, Split
-from .choices import choice_job
 from .fills import fill_job
 from .json_documents import json_job
 from .python_functions import python_job
 from .rewrites import rewrite_job
 from .standard_library import sentences
-from .sudoku import sudoku_job
 
 FAMILIES: dict[str, Callable[[random.Random, Split], JobCase]] = {
     "fill": fill_job,
-    "choices": choice_job,
-    "sudoku": sudoku_job,
     "json": json_job,
     "python": python_job,
     "rewrite": lambda rng, split: rewrite_job(rng, split, sentences(split)),
