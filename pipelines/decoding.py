@@ -1,7 +1,7 @@
 """How each kind of job is decoded: draft noise, sizes, attempts, stop rule.
 
 The defaults suit any checkpoint. A checkpoint says what suits it better in an optional
-``dgq.json`` in its folder: an object of kinds (``fill``, ``reformat_python``, ``reformat_json``,
+``dgq.json`` in its folder: an object of kinds (``fill``, ``fill_pinned``, ``reformat_python``, ``reformat_json``,
 ``reformat_other``, ``rewrite``), each an object with some of Decoding's fields; ``sampling`` there is an
 object of SamplingConfig's fields, and what it leaves out is as in generation_config.json.
 """
@@ -9,7 +9,7 @@ object of SamplingConfig's fields, and what it leaves out is as in generation_co
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard, get_args
 
 from dgq.engine.errors import RequestError
 from dgq.engine.generation_config import read_generation_config
@@ -18,6 +18,11 @@ from dgq.engine.request import ROW_MULTIPLE, SamplingConfig
 from .errors import DecodingError
 
 FILE_NAME = "dgq.json"
+SlotKind = Literal["field", "note", "enum", "typed", "free"]
+"""field: a text from a record of fields. note: a text from a free-text record. enum: one of the
+rule's values. typed: a number, a date, or a text that matches a pattern. free: any other text."""
+
+SLOT_KINDS: tuple[SlotKind, ...] = get_args(SlotKind)
 PER_ATTEMPT = ("draft_noise", "draft_renoise")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
@@ -45,7 +50,9 @@ class Decoding:
     piece_tokens: the most source tokens of one piece of a long text.
     room: answer rows allowed for each source token.
     max_attempts: how often a piece or slot is asked before the job is given up.
-    slot_tokens: rows for the value of a slot of no known length (fill only).
+    slot_tokens: rows for the value of a slot of no known length (fills only).
+    pinned: the kinds of slot, of SLOT_KINDS, that are filled inside their text, as fill_pinned
+        says; the others are filled by their values (fill only).
     full_width: every canvas has all the rows that the checkpoint was trained with, in place of as
         many as the answer needs.
     sampling: the denoising loop's knobs; None takes the checkpoint's.
@@ -57,6 +64,7 @@ class Decoding:
     room: float = 1.25
     max_attempts: int = 3
     slot_tokens: int = 48
+    pinned: tuple[str, ...] = ()
     full_width: bool = False
     sampling: SamplingConfig | None = None
 
@@ -75,11 +83,15 @@ class Decoding:
             ("slot_tokens", 1, 4096),
         ):
             value = getattr(self, name)
-            whole = name in ("piece_tokens", "max_attempts", "slot_tokens")
+            whole = name != "room"
             if not _is_number(value) or (whole and not isinstance(value, int)):
                 raise DecodingError(f"{name} must be a {'whole ' * whole}number, not {value!r}")
             if not low <= value <= high:
                 raise DecodingError(f"{name} must lie in {low}..{high}, not {value}")
+        if not (isinstance(self.pinned, tuple) and all(kind in SLOT_KINDS for kind in self.pinned)):
+            raise DecodingError(
+                f"pinned must be a list of some of {', '.join(SLOT_KINDS)}, not {self.pinned!r}"
+            )
 
     def start_of(self, attempt: int) -> tuple[float, float]:
         """The draft noise and the draft renoise of an attempt, counted from 0."""
@@ -99,6 +111,7 @@ class Decodings:
     """A Decoding for each kind."""
 
     fill: Decoding = Decoding(draft_noise=(1.0,))
+    fill_pinned: Decoding = Decoding(draft_noise=(1.0,), slot_tokens=24)
     reformat_python: Decoding = Decoding(room=1.5)
     reformat_json: Decoding = Decoding(room=2.0)
     reformat_other: Decoding = Decoding(room=1.5)

@@ -7,6 +7,7 @@ from typing import Any
 from . import fill, reformat, rewrite
 from .asking import Context, Question
 from .decoding import DEFAULT_DECODINGS, Decodings
+from .fill_pinned import PlannedWindow
 from .job import Job
 from .ports import TextTokenizer
 
@@ -43,7 +44,7 @@ def estimate_tokens(
 ) -> Estimate:
     """Estimate one job. Raises JobError for a job that would be an error (unparsable code)."""
     context = Context(tokenizer, canvas_length, decodings)
-    questions: Sequence[Question] = PLAN[job.kind](job, context).questions
+    questions: Sequence[Question | PlannedWindow] = PLAN[job.kind](job, context).questions
     return Estimate(
         requests=len(questions),
         prompt_tokens=sum(len(question.prompt_ids) for question in questions),

@@ -1,129 +1,106 @@
-"""Fills: one request for each slot that the record does not simply hold, then assembling.
+"""Fills: the slots that the record does not simply hold are asked for, then all are assembled.
 
-The model supplies slot values and nothing else; the text around them is the caller's own.
+The model supplies slot values and nothing else; the text around them is the caller's own. There are
+two methods, and the checkpoint's decoding says which kinds of slot take which: by value, a request for
+each slot (fill_values.py), and pinned, one for many slots inside their text (fill_pinned.py). A slot
+that depends on others is asked for when they have values, which then stand in the template.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .asking import Answer, Context, Outcome, Question, Steps, ask, attempts_of, chat
-from .decoding import round_up
-from .errors import Rejected
+from .asking import Answer, Context, Outcome, Question, Steps, ask, attempts_of
+from .fill_pinned import PinnedSlots, PlannedWindow
+from .fill_slots import copied_values, is_grounded_slot, slot_kind
+from .fill_values import value_question
 from .job import FillJob
-from .prompts import fill_slot_prompt
-from .record import field_value, is_grounded, record_text
 from .result import Check
-from .rules import describe, problem
-from .template import Template, excerpt, parse_template
-
-MOST_SLOT_ROWS = 64
+from .template import Template, parse_template
 
 
 @dataclass(frozen=True, slots=True)
 class FillPlan:
-    """copied: values that need no model, by slot. questions: one for each other slot."""
+    """copied: values that need no model, by slot. questions: what a first attempt asks."""
 
     template: Template
     copied: dict[str, str]
-    questions: tuple[Question, ...]
+    questions: tuple[Question | PlannedWindow, ...]
 
 
 def plan(job: FillJob, context: Context) -> FillPlan:
-    """Decide which slots are copied, and word the questions for the others."""
+    """Decide which slots are copied, and word the requests for the others.
+
+    Values not known yet are taken to be empty, in the prompts and in the windows of a template.
+    """
     template = parse_template(job.template)
-    copied: dict[str, str] = {}
-    questions: list[Question] = []
-    record = record_text(job.record)
-    for slot in template.names:
-        value = _copied(job, slot)
-        if value is None:
-            questions.append(_question(job, slot, record, context))
-        else:
-            copied[slot] = value
+    copied = copied_values(job, template.names)
+    values = dict(copied)
+    questions: list[Question | PlannedWindow] = []
+    while ready := _ready(job, template, values):
+        by_value, pinned = _by_method(job, ready, context)
+        questions += (_value_question(job, slot, template, values, context) for slot in by_value)
+        values.update(dict.fromkeys(by_value, ""))
+        if pinned:
+            questions += PinnedSlots(job, template, pinned, values, context).planned_windows()
     return FillPlan(template, copied, tuple(questions))
 
 
 def run(job: FillJob, context: Context) -> Steps:
     """Fill the template. A slot without a good value fails the whole job: output is None."""
-    planned = plan(job, context)
+    template = parse_template(job.template)
+    copied = copied_values(job, template.names)
+    values = dict(copied)
     attempts = attempts_of(job, context.decodings.fill)
-    answers = yield from ask(job, planned.questions, context, attempts)
-    by_slot = {answer.key: answer for answer in answers}
-    checks = tuple(_check(job, slot, by_slot.get(slot)) for slot in planned.template.names)
+    answers: dict[str, Answer] = {}
+    while ready := _ready(job, template, values):
+        by_value, pinned = _by_method(job, ready, context)
+        questions = [_value_question(job, slot, template, values, context) for slot in by_value]
+        found = yield from ask(job, questions, context, attempts)
+        values.update((answer.key, answer.value) for answer in found if answer.value is not None)
+        if pinned:
+            found += yield from PinnedSlots(job, template, pinned, values, context).ask()
+        answers.update((answer.key, answer) for answer in found)
+        if any(slot not in values for slot in ready):
+            break
+    checks = tuple(_check(job, slot, slot in copied, answers.get(slot)) for slot in template.names)
     if not all(check.passed for check in checks):
         return Outcome("invalid_output", None, checks)
-    values = dict(planned.copied)
-    values.update((a.key, a.value) for a in answers if a.value is not None)
-    return Outcome("ok", planned.template.assemble(values), checks)
+    return Outcome("ok", template.assemble(values), checks)
 
 
-def _copied(job: FillJob, slot: str) -> str | None:
-    """The record's own value for the slot, where it satisfies the rule and nothing else is said."""
-    if job.own_instruction(slot):
-        return None
-    value = field_value(job.record, slot)
-    if value is None or problem(job.rule(slot), value):
-        return None
-    return value
+def _ready(job: FillJob, template: Template, values: Mapping[str, str]) -> list[str]:
+    """The slots without a value whose rules depend on none that has no value yet."""
+    return [
+        slot
+        for slot in template.names
+        if slot not in values and all(other in values for other in job.rule(slot).depends_on)
+    ]
 
 
-def _question(job: FillJob, slot: str, record: str, context: Context) -> Question:
-    rule = job.rule(slot)
-    said = job.instructions if isinstance(job.instructions, str) else job.own_instruction(slot)
-    instructions = " ".join(part for part in ((said or "").strip(), describe(rule)) if part)
-    prompt = fill_slot_prompt(excerpt(job.template, slot), record, instructions, slot)
-    rows, expected = _rows(job, slot, context)
-    return Question(
-        key=slot,
-        prompt_ids=chat(context.tokenizer, prompt),
-        canvas_length=rows,
-        max_new_tokens=max(4 * rows, round_up(rule.max_length or 0)),
-        expected_tokens=expected,
-        judge=_judge(job, slot),
-        decoding=context.decodings.fill,
-    )
+def _by_method(
+    job: FillJob, slots: Sequence[str], context: Context
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The slots to be asked for by value, and those to be pinned."""
+    pinned_kinds = context.decodings.fill.pinned
+    pinned = tuple(slot for slot in slots if slot_kind(job, slot) in pinned_kinds)
+    return tuple(slot for slot in slots if slot not in pinned), pinned
 
 
-def _rows(job: FillJob, slot: str, context: Context) -> tuple[int, int]:
-    """Rows for a slot's value, and the tokens that it will likely take."""
-    rule, decoding = job.rule(slot), context.decodings.fill
-    most = decoding.slot_tokens
-    if rule.values:
-        most = 1 + max(len(context.tokenizer.encode(value)) for value in rule.values)
-    elif rule.max_length:
-        most = min(most, rule.max_length + 1)
-    cap = min(max(MOST_SLOT_ROWS, round_up(decoding.slot_tokens)), context.canvas_length)
-    return min(round_up(most), cap), min(most, 8)
+def _value_question(
+    job: FillJob, slot: str, template: Template, values: Mapping[str, str], context: Context
+) -> Question:
+    """The question for a slot, the values that it depends on in the template's text."""
+    known = {other: values[other] for other in job.rule(slot).depends_on}
+    return value_question(job, slot, template.text_with(known) if known else job.template, context)
 
 
-def _is_grounded_slot(job: FillJob, slot: str) -> bool:
-    """Whether the slot's value must occur in the record: texts that nobody said more about."""
-    rule = job.rule(slot)
-    if rule.grounded is not None:
-        return rule.grounded
-    return bool(job.record) and rule.type == "text" and not job.own_instruction(slot)
-
-
-def _judge(job: FillJob, slot: str) -> Callable[[str], str]:
-    rule, grounded = job.rule(slot), _is_grounded_slot(job, slot)
-
-    def judge(answer: str) -> str:
-        value = answer.strip()
-        wrong = problem(rule, value)
-        if wrong:
-            raise Rejected("rule", wrong)
-        if grounded and not is_grounded(value, job.record):
-            raise Rejected("grounded", f"{value[:80]!r} does not occur in the record")
-        return value
-
-    return judge
-
-
-def _check(job: FillJob, slot: str, answer: Answer | None) -> Check:
+def _check(job: FillJob, slot: str, is_copied: bool, answer: Answer | None) -> Check:
     name = f"slot {slot}"
-    if answer is None:
+    if is_copied:
         return Check(name=name, passed=True, detail="copied")
+    if answer is None:
+        return Check(name=name, passed=False, detail="not asked for: another slot has no value")
     if answer.value is None:
         return Check(name=name, passed=False, detail=f"{answer.check}: {answer.detail}")
-    detail = "answered, occurs in the record" if _is_grounded_slot(job, slot) else "answered"
+    detail = "answered, occurs in the record" if is_grounded_slot(job, slot) else "answered"
     return Check(name=name, passed=True, detail=detail)

@@ -69,6 +69,7 @@ class FillJob(_JobBase):
     def _slots_have_values(self) -> Self:
         names = parse_template(self.template).names
         own = self.instructions if isinstance(self.instructions, dict) else {}
+        self._check_dependencies(names)
         for field, keys in (("slots", self.slots), ("instructions", own)):
             for name in keys:
                 if name not in names:
@@ -83,6 +84,20 @@ class FillJob(_JobBase):
                 "(neither a value in 'record' nor a word in 'instructions')"
             )
         return self
+
+    def _check_dependencies(self, names: tuple[str, ...]) -> None:
+        """Raise ValueError for a dependency on no slot, or in a circle."""
+        pending = {name: self.rule(name).depends_on for name in names}
+        for name, others in pending.items():
+            if unknown := [other for other in others if other not in names]:
+                raise ValueError(
+                    f"slot '{name}' depends on '{unknown[0]}', but the template has no such slot"
+                )
+        while free := [name for name, others in pending.items() if not pending.keys() & others]:
+            for name in free:
+                del pending[name]
+        if pending:
+            raise ValueError(f"slots that depend on each other in a circle: {', '.join(pending)}")
 
     def rule(self, slot: str) -> Rule:
         """The slot's rule; any text where none is given."""

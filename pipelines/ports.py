@@ -11,6 +11,16 @@ from dgq.engine.request import Request, Result
 class TextTokenizer(Protocol):
     """Text to token ids and back."""
 
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer; the first one fills the rest of a canvas."""
+        ...
+
+    @property
+    def pad_id(self) -> int:
+        """The token that means nothing; it fills the spare rows of a slot."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens."""
         ...

@@ -11,12 +11,20 @@ def fill_slot_prompt(template: str, record: str, instructions: str, slot: str) -
     template: the template, or the part of it around the slot. record: the facts, as text or as
     one line of JSON, may be empty. instructions: what the caller said about the slot, may be empty.
     """
+    return f"{_facts(template, record, instructions)}Give only the value of {{{{{slot}}}}}."
+
+
+def fill_template_prompt(template: str, record: str, instructions: str) -> str:
+    """Ask for the template's text with all its values; the arguments are as above."""
+    return f"{_facts(template, record, instructions)}Give the template with its values."
+
+
+def _facts(template: str, record: str, instructions: str) -> str:
     parts = [f"Template:\n{template}\n\n"]
     if record:
         parts.append(f"Record:\n{record}\n\n")
     if instructions:
         parts.append(f"Instructions: {instructions}\n")
-    parts.append(f"Give only the value of {{{{{slot}}}}}.")
     return "".join(parts)
 
 

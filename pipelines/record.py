@@ -75,10 +75,26 @@ def is_grounded(value: str, record: Record) -> bool:
     Whole words and numbers only: "Ann" does not occur in "Anna", nor "12" in "123".
     """
     wanted = " ".join(value.split())
-    return any(_occurs(wanted, " ".join(text.split())) for text in _texts(record))
+    return any(_occurs(wanted, " ".join(text.split())) for text in texts_of(record))
 
 
-def _texts(record: object) -> Iterator[str]:
+def may_begin_grounded(text: str, record: Record) -> bool:
+    """Whether a value that occurs in the record may begin with the text."""
+    wanted = " ".join(text.split()) + (" " if text[-1:].isspace() else "")
+    return any(_begins(wanted, " ".join(whole.split())) for whole in texts_of(record))
+
+
+def _begins(wanted: str, text: str) -> bool:
+    at = text.find(wanted)
+    while at >= 0:
+        if not wanted or not _torn(text[at - 1 : at], wanted[0]):
+            return True
+        at = text.find(wanted, at + 1)
+    return False
+
+
+def texts_of(record: object) -> Iterator[str]:
+    """The record's texts and names of fields, and its numbers as they are spelled."""
     pending = [record]
     while pending:
         item = pending.pop()

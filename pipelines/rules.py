@@ -34,7 +34,8 @@ class Rule(BaseModel):
 
     values: for enum, the values allowed, spelled exactly. pattern: for regex, matched whole.
     format: for date, in strptime's words; %Y-%m-%d unless given. max_length: in characters.
-    grounded: whether the value must occur in the record; None lets the kind decide.
+    grounded: whether the value must occur in the record; None lets the kind decide. depends_on:
+    slots whose values must be known before this one is asked for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -45,6 +46,7 @@ class Rule(BaseModel):
     format: Annotated[str, Field(max_length=200)] | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     grounded: bool | None = None
+    depends_on: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

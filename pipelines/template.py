@@ -34,6 +34,11 @@ class Template:
             parts += (values[slot], literal)
         return "".join(parts)
 
+    def text_with(self, values: Mapping[str, str]) -> str:
+        """The template's text with some of its slots replaced by values."""
+        marks = {slot: "{{" + slot + "}}" for slot in self.slots}
+        return self.assemble(marks | dict(values))
+
 
 def parse_template(text: str) -> Template:
     """Take a template apart. Never fails: what is no mark is literal text."""
@@ -49,13 +54,13 @@ def excerpt(text: str, slot: str) -> str:
     start, end = max(mark.start() - EXCERPT_SIDE, 0), min(mark.end() + EXCERPT_SIDE, len(text))
     before, after = text[start : mark.start()], text[mark.end() : end]
     if start > 0:
-        before = _after_border(before)
+        before = after_border(before)
     if end < len(text):
         after = _before_border(after)
     return before + mark[0] + after
 
 
-def _after_border(text: str) -> str:
+def after_border(text: str) -> str:
     """Drop a torn first line, or else a torn first word."""
     for border in ("\n", " "):
         at = text.find(border)

@@ -2,8 +2,8 @@
 
 import hashlib
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Split = Literal["train", "held_out"]
@@ -21,11 +21,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class JobCase:
-    """A whole job as a user writes it, its right output, and the requests that it should cause."""
+    """A whole job as a user writes it, its right output, and the requests that it should cause.
+
+    values: of a fill, the right value of each slot.
+    """
 
     job: dict[str, object]
     expected: str
     cases: tuple[Case, ...]
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_held_out(value: str) -> bool:

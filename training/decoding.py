@@ -17,6 +17,15 @@ DECODING: dict[str, dict[str, Any]] = {
             "max_rerolls": 0,
         },
     },
+    "fill_pinned": {
+        "slot_tokens": 12,
+        "max_attempts": 6,
+        "sampling": {
+            "stability_threshold": 0,
+            "confidence_threshold": 0.02,
+            "max_rerolls": 0,
+        },
+    },
     "reformat_python": {
         "draft_noise": [0.0, 0.5, 1.0],
         "piece_tokens": 32,

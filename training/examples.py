@@ -5,48 +5,66 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
-from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
 
 from . import tokenizer as tiny
 from .canvases import corrupt, width_for
-from .case import Case
+from .case import Case, JobCase, Split
 from .checkpoint import CONFIG
+from .choices import choice_job
 from .fills import fill_job
+from .infills import make_infill
 from .json_documents import json_job
-from .python_functions import python_job
+from .python_functions import python_job, python_piece
 from .rewrites import INSTRUCTIONS, REPLACE, rewrite_case
 from .standard_library import sentences
+from .sudoku import sudoku_job
+from .tokenizer import TinyTokenizer
 
-MAX_ROWS = 5_000
-LONGEST_ANSWER, LONGEST_PROMPT = 127, 220
+MAX_ROWS = 4_000
+CANVASES, PINNED_CANVASES = 2, 4
+"""Canvases of one prompt, which is then read once for all of them."""
+LONGEST_ANSWER, LONGEST_PROMPT, LONGEST_PINNED_PROMPT = 127, 220, 280
 SHORT_ANSWER, SHORT_UNTIL = 60, 0.25
-SHARES = {"fill": 0.16, "rewrite": 0.36, "json": 0.26, "python": 0.22}
+SHARES = {"fill": 0.12, "choices": 0.08, "rewrite": 0.34, "json": 0.22, "python": 0.24}
+PINNED_FAMILIES: dict[str, Callable[[random.Random, Split], JobCase]] = {
+    "fill": fill_job,
+    "choices": choice_job,
+    "sudoku": sudoku_job,
+}
+PINNED_SHARES = {None: 0.36, "fill": 0.17, "choices": 0.15, "sudoku": 0.32}
+"""Of canvases with pins, by family; the rest has none, and is mixed by SHARES."""
 # The hardest of each family is drawn more often than users are thought to ask for it.
 TRAINING_INSTRUCTIONS = (*INSTRUCTIONS, REPLACE, REPLACE, REPLACE)
 LEAST_LEAVES = (2, 4)
+SHARE_OF_PIECES = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of one case. answer (with its filler) and canvas have the same length."""
+    """Token ids of one case. answer (with its filler), is_free and each canvas have the same length.
+
+    is_free: whether a row is the model's to fill; the others are pinned to the answer.
+    """
 
     prompt: list[int]
     text: list[int]
     answer: list[int]
-    canvas: list[int]
+    canvases: list[list[int]]
+    is_free: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """texts int64 [B, T], prompts with their answers, and text_valid bool [B, T]; prompt_lengths
-    int64 [B]; answers and canvases int64 [B, W]."""
+    int64 [B]; answers int64 [B, W] and free bool [B, W]; canvases int64 [B, C, W], C to a prompt."""
 
     texts: Tensor
     text_valid: Tensor
     prompt_lengths: Tensor
     answers: Tensor
     canvases: Tensor
+    free: Tensor
 
     def to(self, device: str) -> "Batch":
         """The same batch on a device."""
@@ -60,59 +78,70 @@ def draw_case(rng: random.Random) -> Case:
         return rewrite_case(rng, "train", sentences("train"), TRAINING_INSTRUCTIONS)[1]
     if kind == "json":
         return json_job(rng, "train", rng.choice(LEAST_LEAVES)).cases[0]
-    job = {"fill": fill_job, "python": python_job}[kind](rng, "train")
+    if kind == "python" and rng.random() < SHARE_OF_PIECES:
+        return python_piece(rng)
+    job = {"fill": fill_job, "choices": choice_job, "python": python_job}[kind](rng, "train")
     return rng.choice(job.cases)
 
 
-def encode_prompt(tokenizer: FastTokenizer, message: str) -> list[int]:
-    """What the chat template makes of one user message."""
+def draw_example(
+    rng: random.Random, tokenizer: TinyTokenizer, longest_answer: int
+) -> Example | None:
+    """A training example of any family, pinned or not; None for one that is too long."""
+    family = rng.choices(list(PINNED_SHARES), list(PINNED_SHARES.values()))[0]
+    if family is None:
+        return make_example(rng, tokenizer, draw_case(rng), longest_answer)
+    return make_pinned_example(rng, tokenizer, PINNED_FAMILIES[family](rng, "train"))
 
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return [
-        tiny.BOS_ID,
-        tiny.TURN_ID,
-        *encode("user\n"),
-        *encode(message),
-        tiny.END_OF_TURN_ID,
-        *encode("\n"),
-        tiny.TURN_ID,
-        *encode("model\n"),
-    ]
+def make_pinned_example(
+    rng: random.Random, tokenizer: TinyTokenizer, case: JobCase
+) -> Example | None:
+    """A window of a fill's template; None when it is too long."""
+    infill = make_infill(rng, case, tokenizer, tiny.VOCAB_SIZE, PINNED_CANVASES)
+    prompt = tokenizer.encode_chat([{"role": "user", "content": infill.prompt}])
+    if len(infill.answer) > LONGEST_ANSWER or len(prompt) > LONGEST_PINNED_PROMPT:
+        return None
+    prompt += infill.prefix_ids
+    return Example(prompt, prompt, infill.answer, infill.canvases, infill.is_free)
 
 
 def make_example(
-    rng: random.Random, tokenizer: FastTokenizer, case: Case, longest_answer: int = LONGEST_ANSWER
+    rng: random.Random, tokenizer: TinyTokenizer, case: Case, longest_answer: int = LONGEST_ANSWER
 ) -> Example | None:
     """Encode and corrupt a case; None when its answer or draft is longer than longest_answer."""
-    answer = tokenizer.encode(case.answer, add_special_tokens=False).ids
-    draft = tokenizer.encode(case.draft, add_special_tokens=False).ids
-    prompt = encode_prompt(tokenizer, case.prompt)
+    answer = tokenizer.encode(case.answer)
+    draft = tokenizer.encode(case.draft)
+    prompt = tokenizer.encode_chat([{"role": "user", "content": case.prompt}])
     longest = max(len(answer), len(draft))
     if longest > longest_answer or len(prompt) > LONGEST_PROMPT:
         return None
     width = width_for(rng, longest, CONFIG["canvas_length"])
     full = answer + [tiny.END_OF_TURN_ID] + [tiny.EOS_ID] * (width - len(answer) - 1)
-    canvas = corrupt(rng, full, draft, width, tiny.VOCAB_SIZE, tiny.EOS_ID)
-    return Example(prompt, prompt + answer + [tiny.END_OF_TURN_ID], full, canvas)
+    canvases = [
+        corrupt(rng, full, draft, width, tiny.VOCAB_SIZE, tiny.EOS_ID) for _ in range(CANVASES)
+    ]
+    text = prompt + answer + [tiny.END_OF_TURN_ID]
+    return Example(prompt, text, full, canvases, [True] * width)
 
 
 def batches(
-    rng: random.Random, tokenizer: FastTokenizer, progress: Callable[[], float]
+    rng: random.Random, tokenizer: TinyTokenizer, progress: Callable[[], float]
 ) -> Iterator[Batch]:
     """For ever: pools of examples, sorted by length, cut into batches of about MAX_ROWS rows."""
     while True:
         longest = SHORT_ANSWER if progress() < SHORT_UNTIL else LONGEST_ANSWER
         pool: list[Example] = []
         while len(pool) < 2_000:
-            if example := make_example(rng, tokenizer, draw_case(rng), longest):
+            if example := draw_example(rng, tokenizer, longest):
                 pool.append(example)
-        pool.sort(key=lambda example: (len(example.canvas), len(example.prompt)))
+        pool.sort(key=lambda e: (len(e.canvases), len(e.answer), len(e.prompt)))
         groups: list[list[Example]] = [[]]
         for example in pool:
-            rows = len(example.canvas) * 1.5 + len(example.text)
-            if (len(groups[-1]) + 1) * rows > MAX_ROWS:
+            num_canvases = len(example.canvases)
+            rows = len(example.answer) * 1.5 * num_canvases + len(example.text)
+            is_other = bool(groups[-1]) and len(groups[-1][0].canvases) != num_canvases
+            if is_other or (len(groups[-1]) + 1) * rows > MAX_ROWS:
                 groups.append([])
             groups[-1].append(example)
         rng.shuffle(groups)
@@ -124,7 +153,7 @@ def batches(
 def collate(group: list[Example]) -> Batch:
     """Pad prompts on the right, and canvases of the batch to the widest with filler."""
     length = max(len(example.text) for example in group)
-    width = max(len(example.canvas) for example in group)
+    width = max(len(example.answer) for example in group)
 
     def padded(tokens: list[int], size: int, filler: int) -> list[int]:
         return tokens + [filler] * (size - len(tokens))
@@ -134,5 +163,6 @@ def collate(group: list[Example]) -> Batch:
         torch.tensor([[i < len(e.text) for i in range(length)] for e in group]),
         torch.tensor([len(e.prompt) for e in group]),
         torch.tensor([padded(e.answer, width, tiny.EOS_ID) for e in group]),
-        torch.tensor([padded(e.canvas, width, tiny.EOS_ID) for e in group]),
+        torch.tensor([[padded(c, width, tiny.EOS_ID) for c in e.canvases] for e in group]),
+        torch.tensor([e.is_free + [all(e.is_free)] * (width - len(e.is_free)) for e in group]),
     )

@@ -1,11 +1,12 @@
 """Fill jobs: a short letter and a record that names its fields otherwise, or a free-text note."""
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dgq.pipelines.prompts import fill_slot_prompt
+from dgq.pipelines.fill_prompts import slot_prompt
+from dgq.pipelines.job import FillJob
+from dgq.pipelines.template import parse_template
 
 from . import values
 from .case import Case, JobCase, Split, pick
@@ -13,12 +14,20 @@ from .case import Case, JobCase, Split, pick
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """A kind of value: names a slot or a field may have, and sentences that carry it."""
+    """A kind of value: names a slot or a field may have, and sentences that carry it.
+
+    is_closed: the values are a few words, known in both splits.
+    """
 
     make: Callable[[random.Random], str]
     names: tuple[str, ...]
     letter: tuple[str, ...]
     note: tuple[str, ...]
+    is_closed: bool = False
+
+    def draw(self, rng: random.Random, split: Split) -> str:
+        """A value of the split."""
+        return self.make(rng) if self.is_closed else pick(rng, self.make, split)
 
 
 CONCEPTS = (
@@ -94,11 +103,39 @@ CLOSINGS = ("", "", "\nKind regards", "\n\nThank you!", "\nYours,\nthe team", " 
 FILLERS = ("We are glad to help.", "Keep this letter.", "Nothing else is needed.", "All is well.")
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A template, a record, and the right value of each slot; the slots in order."""
+
+    template: str
+    record: dict[str, str] | str
+    slots: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    def job_case(self, rules: dict[str, dict[str, object]]) -> JobCase:
+        """The letter as a job with these rules, and one request for each slot."""
+        job: dict[str, object] = {"kind": "fill", "template": self.template, "record": self.record}
+        if rules:
+            job["slots"] = rules
+        parsed = FillJob.model_validate({"id": "1"} | job)
+        cases = tuple(
+            Case("fill", slot_prompt(parsed, slot, self.template), "", answer)
+            for slot, answer in zip(self.slots, self.answers, strict=True)
+        )
+        values = dict(zip(self.slots, self.answers, strict=True))
+        expected = parse_template(self.template).assemble(values)
+        return JobCase(job, expected, cases, values)
+
+
 def fill_job(rng: random.Random, split: Split) -> JobCase:
     """A letter with two to five slots."""
-    concepts = rng.sample(CONCEPTS, rng.randint(2, 5))
+    return make_letter(rng, split, rng.sample(CONCEPTS, rng.randint(2, 5))).job_case({})
+
+
+def make_letter(rng: random.Random, split: Split, concepts: list[Concept]) -> Letter:
+    """A letter with one slot for each concept, and a record with these facts and others."""
     slots = [rng.choice(concept.names) for concept in concepts]
-    answers = [pick(rng, concept.make, split) for concept in concepts]
+    answers = [concept.draw(rng, split) for concept in concepts]
     lines = [
         rng.choice(concept.letter).format("{{" + slot + "}}")
         for concept, slot in zip(concepts, slots, strict=True)
@@ -115,20 +152,8 @@ def fill_job(rng: random.Random, split: Split) -> JobCase:
     template = rng.choice(OPENINGS) + rng.choice([" ", "\n", "\n\n"]).join(lines)
     template += rng.choice(CLOSINGS)
     facts = _facts(rng, split, concepts, slots, answers)
-    record: object
-    if rng.random() < 0.5:
-        record = _record(rng, slots, facts)
-        record_text = json.dumps(record, ensure_ascii=False)
-    else:
-        record = record_text = _note(rng, facts)
-    cases = tuple(
-        Case("fill", fill_slot_prompt(template, record_text, "", slot), "", answer)
-        for slot, answer in zip(slots, answers, strict=True)
-    )
-    expected = template
-    for slot, answer in zip(slots, answers, strict=True):
-        expected = expected.replace("{{" + slot + "}}", answer)
-    return JobCase({"kind": "fill", "template": template, "record": record}, expected, cases)
+    record = _record(rng, slots, facts) if rng.random() < 0.5 else _note(rng, facts)
+    return Letter(template, record, tuple(slots), tuple(answers))
 
 
 def _facts(

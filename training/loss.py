@@ -39,31 +39,45 @@ def losses(model: DiffusionGemma, watch: RouterWatch, batch: Batch) -> dict[str,
     known = batch.text_valid[:, 1:]
     next_logits = model.logits(hidden[:, :-1][known])
     longest_prompt = int(batch.prompt_lengths.max())
-    past = [(k[:, :, :longest_prompt], v[:, :, :longest_prompt]) for k, v in text_kv]
-    past_valid = torch.arange(longest_prompt, device=device) < batch.prompt_lengths[:, None]
-    width = batch.canvases.shape[1]
-    rows = batch.prompt_lengths[:, None] + torch.arange(width, device=device)
-    all_rows = torch.ones_like(batch.canvases, dtype=torch.bool)
-    soft = torch.zeros(size, width, model.config.hidden_size, device=device)
-    half = size // 2
-    if half:
+    copies = batch.canvases.shape[1]
+
+    def prompt_kv(tensor: Tensor) -> Tensor:
+        return tensor[:, :, :longest_prompt].repeat_interleave(copies, dim=0)
+
+    past = [(prompt_kv(k), prompt_kv(v)) for k, v in text_kv]
+    prompt_lengths = batch.prompt_lengths.repeat_interleave(copies)[:, None]
+    past_valid = torch.arange(longest_prompt, device=device) < prompt_lengths
+    canvases = batch.canvases.flatten(0, 1)
+    free = batch.free.repeat_interleave(copies, dim=0)
+    answers = batch.answers.repeat_interleave(copies, dim=0)
+    num_canvases, width = canvases.shape
+    rows = prompt_lengths + torch.arange(width, device=device)
+    all_rows = torch.ones_like(canvases, dtype=torch.bool)
+    soft = torch.zeros(num_canvases, width, model.config.hidden_size, device=device)
+    half = torch.arange(num_canvases, device=device) % 2 == 1
+    if half.any():
         with torch.no_grad():
             kept = list(watch.seen)
             first = model.logits(
                 model.denoise(
-                    batch.canvases[:half],
-                    rows[:half],
-                    all_rows[:half],
-                    [(k[:half], v[:half]) for k, v in past],
-                    past_valid[:half],
+                    canvases[half],
+                    rows[half],
+                    all_rows[half],
+                    [(k[half], v[half]) for k, v in past],
+                    past_valid[half],
                 )
             )
-            temperature = 0.4 + 0.6 * torch.rand(half, 1, 1, device=device)
-            soft[:half] = model.soft_embeddings(first / temperature).float()
+            temperature = 0.4 + 0.6 * torch.rand(len(first), 1, 1, device=device)
+            believed = model.soft_embeddings(first / temperature).float()
+            is_certain = (
+                torch.rand(len(first), 1, 1, device=device) < 0.5
+            )  # as an engine may have it
+            # What is pinned may be believed as it stands, as the engine has it, or as the model says.
+            given = ~free[half][:, :, None] & is_certain
+            soft[half] = torch.where(given, model.embed(canvases[half]).float(), believed)
             watch.seen = kept
-    denoised = model.denoise(batch.canvases, rows, all_rows, past, past_valid, soft)
-    logits = model.logits(denoised)
-    canvas_loss = F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten())
+    denoised = model.denoise(canvases, rows, all_rows, past, past_valid, soft)
+    canvas_loss = F.cross_entropy(model.logits(denoised[free]), answers[free])
     return {
         "canvas": canvas_loss,
         "next_token": F.cross_entropy(next_logits, batch.texts[:, 1:][known]),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from dgq.pipelines.prompts import reformat_prompt
+from dgq.pipelines.splitting import split_python
 
 from .case import Case, JobCase, Split
 from .standard_library import functions
@@ -35,6 +36,8 @@ STYLES = {
     "black": Style("4-space indent, spaced operators, double quotes", 4, '"'),
     "two-space": Style("2-space indent, spaced operators", 2, None),
 }
+MOST_LINES, MOST_LINES_IN_PIECES = 9, 17
+PIECE_BUDGETS = (24, 32, 48)
 VALUE_WORDS = {"None", "True", "False"}
 OPENERS, CLOSERS = "([{", ")]}"
 Spacing = Callable[["Token", "Token", str], str]
@@ -223,19 +226,31 @@ def same_program(one: str, other: str) -> bool:
 
 
 @cache
-def tidy_functions(split: Split) -> tuple[str, ...]:
-    """The functions that ``restyle`` leaves as they are."""
+def tidy_functions(split: Split, most_lines: int) -> tuple[str, ...]:
+    """The functions of two lines to most_lines that ``restyle`` leaves as they are."""
     kept = []
     for source in functions(split):
-        if restyle(source, STYLES["pep8"]) == source and 1 <= source.count("\n") <= 8:
+        if restyle(source, STYLES["pep8"]) == source and 2 <= source.count("\n") + 1 <= most_lines:
             kept.append(source)
     return tuple(kept)
 
 
-def python_job(rng: random.Random, split: Split) -> JobCase:
+def python_piece(rng: random.Random) -> Case:
+    """A piece of a training function, cut as the product cuts long ones."""
+    while True:
+        job = python_job(rng, "train", MOST_LINES_IN_PIECES)
+        style = STYLES[str(job.job["style"])]
+        budget = rng.choice(PIECE_BUDGETS)
+        parts = split_python(str(job.job["code"]), budget, lambda text: len(text) // 3)
+        piece = rng.choice([part.text for part in parts if part.ask])
+        if answer := restyle(piece, style):
+            return Case("python", reformat_prompt("python", style.words, piece), piece, answer)
+
+
+def python_job(rng: random.Random, split: Split, most_lines: int = MOST_LINES) -> JobCase:
     """One function."""
     while True:
-        source = rng.choice(tidy_functions(split))
+        source = rng.choice(tidy_functions(split, most_lines))
         style_name = rng.choice(list(STYLES))
         style = STYLES[style_name]
         given = untidy(rng, source, requote=style.quote is not None)

@@ -7,7 +7,7 @@ stays aligned with its source.
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -28,6 +28,32 @@ CHAT_TEMPLATE = (
     "{{ message['content'] }}<turn|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|turn>model\n{% endif %}"
 )
+
+
+class TinyTokenizer:
+    """dgq-tiny's tokenizer as the pipelines want one."""
+
+    eos_ids = (EOS_ID, END_OF_TURN_ID)
+    pad_id = PAD_ID
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        self._fast = fast
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens."""
+        return list(self._fast.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, special tokens skipped."""
+        return self._fast.decode(list(token_ids), skip_special_tokens=True)
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """What the chat template makes of messages."""
+        ids = [BOS_ID]
+        for message in messages:
+            ids += [TURN_ID, *self.encode(message["role"] + "\n")]
+            ids += [*self.encode(message["content"]), END_OF_TURN_ID, *self.encode("\n")]
+        return [*ids, TURN_ID, *self.encode("model\n")]
 
 
 def corpus(num_jobs: int) -> Iterator[str]:

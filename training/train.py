@@ -37,7 +37,7 @@ from .muon import Muon
 
 AUTOREGRESSIVE_WEIGHT = 0.5
 BALANCE_WEIGHT = 0.01
-START_PROGRESS = 0.85
+START_PROGRESS = 0.8
 REPORT_STEPS = 50
 SAVE_SECONDS = 300
 
@@ -163,7 +163,7 @@ def train(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     if not (out / "tokenizer.json").exists():
         tiny.save_tokenizer(tiny.train_tokenizer(), out)
-    tokenizer = FastTokenizer.from_file(str(out / "tokenizer.json"))
+    tokenizer = tiny.TinyTokenizer(FastTokenizer.from_file(str(out / "tokenizer.json")))
     trainer = Trainer(arguments)
     if arguments.resume:
         trainer.resume(arguments.state)

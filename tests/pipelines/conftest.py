@@ -23,15 +23,18 @@ class WordTokenizer:
     """Words, runs of blanks and single signs, numbered as they come; exact both ways."""
 
     START, END = 1, 2
+    eos_ids = (END,)
+    pad_id = 0
 
-    def __init__(self) -> None:
+    def __init__(self, pieces: str = r"\w+|\s+|[^\w\s]") -> None:
+        self.pieces = re.compile(pieces)
         self.ids: dict[str, int] = {}
         self.words: list[str] = ["", "<start>", "<end>"]
         self.lock = threading.Lock()
 
     def encode(self, text: str) -> list[int]:
         with self.lock:
-            return [self._id(word) for word in re.findall(r"\w+|\s+|[^\w\s]", text)]
+            return [self._id(word) for word in self.pieces.findall(text)]
 
     def _id(self, word: str) -> int:
         if word not in self.ids:
@@ -120,6 +123,12 @@ def run_one():
         return result, fake
 
     return run
+
+
+@pytest.fixture(scope="session")
+def blank_first() -> WordTokenizer:
+    """A tokenizer whose blanks belong to the word behind them, as most models' do."""
+    return WordTokenizer(r" ?\w+|\s|[^\w\s]")
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,17 @@ def test_without_a_file_the_defaults(tmp_path):
 def test_a_file_changes_some_fields(tmp_path):
     (tmp_path / "dgq.json").write_text(
         json.dumps(
-            {"rewrite": {"draft_noise": [0, 0.25], "piece_tokens": 64}, "fill": {"slot_tokens": 32}}
+            {
+                "rewrite": {"draft_noise": [0, 0.25], "piece_tokens": 64},
+                "fill": {"slot_tokens": 32, "pinned": ["enum", "note"]},
+            }
         )
     )
     decodings = load_decoding(tmp_path)
     starts = [decodings.rewrite.start_of(attempt) for attempt in range(3)]
     assert starts == [(0, 1.0), (0.25, 1.0), (0.25, 1.0)]
     assert decodings.rewrite.piece_tokens == 64 and decodings.fill.slot_tokens == 32
+    assert decodings.fill.pinned == ("enum", "note")
     assert decodings.reformat_json == Decodings().reformat_json
 
 
@@ -44,7 +48,7 @@ def test_a_kind_may_sample_otherwise_than_the_checkpoint(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "must hold an object"),
-        ('{"reformat": {}}', "unknown kind 'reformat'; known are fill, reformat_python"),
+        ('{"reformat": {}}', "unknown kind 'reformat'; known are fill, fill_pinned, reformat_python"),
         ('{"fill": 1}', "fill must be an object"),
         ('{"fill": {"noise": 1}}', "unknown field fill.noise; known are draft_noise"),
         ('{"fill": {"draft_noise": [2]}}', "fill.draft_noise must be a list of numbers in 0..1"),
@@ -54,6 +58,9 @@ def test_a_kind_may_sample_otherwise_than_the_checkpoint(tmp_path):
         ('{"fill": {"room": "wide"}}', "fill.room must be a number"),
         ('{"fill": {"max_attempts": 1.5}}', "fill.max_attempts must be a whole number"),
         ('{"fill": {"max_attempts": true}}', "whole number"),
+        ('{"fill": {"pinned": ["enums"]}}', "fill.pinned must be a list of some of field, note"),
+        ('{"fill": {"pinned": "enum"}}', "fill.pinned must be a list"),
+        ('{"fill": {"pinned": [["enum"]]}}', "fill.pinned must be a list"),
         ('{"fill": {"full_width": 1}}', "fill.full_width must be true or false"),
         ('{"fill": {"sampling": []}}', "fill.sampling must be an object"),
         (

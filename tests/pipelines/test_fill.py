@@ -78,6 +78,25 @@ def test_rules_instructions_and_rows(run_one):
     assert all(not request.draft_ids for request in engine.requests)
 
 
+def test_a_slot_is_asked_for_with_the_values_that_it_depends_on(run_one):
+    job = FillJob(
+        id="1",
+        template="{{why}}, {{who}}, since it is {{what}}",
+        instructions="x",
+        slots={"why": {"depends_on": ["what", "who"]}, "who": {"depends_on": ["what"]}},
+    )
+    result, engine = run_one(job, answers(why="so", who="Bo", what="cold"))
+    assert result.output == "so, Bo, since it is cold"
+    templates = [prompt.split("\n")[1] for prompt in engine.prompts]
+    assert templates == [
+        job.template,
+        "{{why}}, {{who}}, since it is cold",
+        "{{why}}, Bo, since it is cold",
+    ]
+    result, engine = run_one(job, answers(why="so", who="", what="cold"))
+    assert [check.detail[:9] for check in result.checks] == ["not asked", "rule: no ", "answered"]
+
+
 def test_a_cut_off_or_unconverged_value_does_not_do(run_one):
     job = FillJob(id="1", template="{{a}}", instructions="x", max_attempts=1)
     for reason, word in (("length", "cut off"), ("unconverged", "converge")):
@@ -99,6 +118,18 @@ def test_a_template_without_slots_needs_no_model(run_one):
         ({"template": "{{a}}", "record": {"a": "  "}}, "slots without values: a"),
         ({"template": "{{a}}", "record": "x", "slots": {"b": {}}}, "names 'b'"),
         ({"template": "{{a}}", "record": "x", "instructions": {"b": ""}}, "names 'b'"),
+        (
+            {"template": "{{a}}", "record": "x", "slots": {"a": {"depends_on": ["b"]}}},
+            "'a' depends on 'b', but the template has no such slot",
+        ),
+        (
+            {
+                "template": "{{a}} {{b}} {{c}}",
+                "record": "x",
+                "slots": {"a": {"depends_on": ["b"]}, "b": {"depends_on": ["a", "c"]}},
+            },
+            "depend on each other in a circle: a, b",
+        ),
     ],
 )
 def test_slots_that_cannot_be_filled_are_refused(fields, message):

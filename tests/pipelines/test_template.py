@@ -59,3 +59,9 @@ def test_excerpt_of_a_long_template_holds_the_slot():
     assert part.startswith("Some words") and part.endswith("again.")
     assert excerpt("x" * 5000 + "{{a}}" + "y" * 5000, "a").count("{{a}}") == 1
     assert excerpt("Dear {{a}}", "a") == "Dear {{a}}"
+
+
+def test_some_values_in_the_text_and_marks_for_the_others():
+    template = parse_template("{{ a }} {{b}} {{a}} {{}}")
+    assert template.text_with({"a": "{{b}}"}) == "{{b}} {{b}} {{b}} {{}}"
+    assert template.text_with({}) == "{{a}} {{b}} {{a}} {{}}"

@@ -5,14 +5,17 @@ import random
 
 import pytest
 
+from dgq.pipelines.job import FillJob
 from dgq.pipelines.record import is_grounded
+from dgq.pipelines.rules import problem
 from dgq.pipelines.same_program import difference
 from dgq.pipelines.styles import style_of
 from dgq.pipelines.template import parse_template
 from training.case import Split
+from training.choices import choice_job
 from training.fills import fill_job
 from training.json_documents import json_job
-from training.python_functions import STYLES, python_job, restyle
+from training.python_functions import STYLES, python_job, python_piece, restyle
 from training.rewrites import REPLACE, RULES, rewrite_case
 
 SPLITS: list[Split] = ["train", "held_out"]
@@ -34,6 +37,23 @@ def test_fill_answers_are_in_the_record_under_other_names(split: Split) -> None:
             slot = case.prompt.rsplit("{{", 1)[1].removesuffix("}}.")
             values[slot] = case.answer
         assert template.assemble(values) == made.expected
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_choices_satisfy_their_rules(split: Split) -> None:
+    rng = random.Random(6)
+    types = set()
+    for _ in range(200):
+        made = choice_job(rng, split)
+        job = FillJob.model_validate({"id": "1"} | made.job)
+        assert parse_template(job.template).assemble(made.values) == made.expected
+        for slot, value in made.values.items():
+            assert problem(job.rule(slot), value) is None
+            assert is_grounded(value, job.record)
+            types.add(job.rule(slot).type)
+        assert job.slots
+        assert len(made.cases) == len(made.values)
+    assert types == {"text", "enum", "regex", "number", "integer"}
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -59,6 +79,17 @@ def test_python_answers_are_the_same_program_in_the_wanted_layout(split: Split) 
         assert style.check is not None and style.check(made.expected) is None, made.expected
         untidy += style.check(code) is not None
     assert untidy > 100  # the sources do need work
+
+
+def test_python_pieces_are_the_same_program_in_the_wanted_layout() -> None:
+    rng = random.Random(7)
+    wrapped = 0
+    for _ in range(60):
+        case = python_piece(rng)
+        assert difference(case.draft, case.answer, "python") is None
+        assert case.prompt.endswith(f"\n\n{case.draft}")
+        wrapped += case.draft.startswith("def f(self):\n")
+    assert wrapped > 5
 
 
 def test_a_style_is_described_to_the_model_as_the_product_does() -> None:

@@ -10,34 +10,37 @@ from dgq.engine.config import ModelConfig
 from dgq.engine.model import DiffusionGemma
 from dgq.engine.tokenizer import Tokenizer
 from training.checkpoint import CONFIG
-from training.examples import collate, draw_case, encode_prompt, make_example
+from training.examples import collate, draw_case, make_example, make_pinned_example
+from training.fills import fill_job
 from training.loss import RouterWatch, losses
 from training.muon import newton_schulz
+from training.tokenizer import TinyTokenizer
 from training.train import initialise, make_optimisers, rate
 
 
 @pytest.fixture(scope="module")
-def fast_tokenizer(shipped_model) -> FastTokenizer:
-    return FastTokenizer.from_file(str(shipped_model / "tokenizer.json"))
+def tiny_tokenizer(shipped_model) -> TinyTokenizer:
+    return TinyTokenizer(FastTokenizer.from_file(str(shipped_model / "tokenizer.json")))
 
 
-def test_prompts_are_encoded_as_the_engine_encodes_them(fast_tokenizer, shipped_model) -> None:
+def test_prompts_are_encoded_as_the_engine_encodes_them(tiny_tokenizer, shipped_model) -> None:
     tokenizer = Tokenizer.from_folder(shipped_model)
     rng = random.Random(0)
     for _ in range(20):
         prompt = draw_case(rng).prompt
-        ours = encode_prompt(fast_tokenizer, prompt)
-        assert ours == list(tokenizer.encode_chat([{"role": "user", "content": prompt}]))
+        messages = [{"role": "user", "content": prompt}]
+        assert tiny_tokenizer.encode_chat(messages) == list(tokenizer.encode_chat(messages))
 
 
-def test_steps_lower_the_loss_on_one_batch(fast_tokenizer) -> None:
+def test_steps_lower_the_loss_on_one_batch(tiny_tokenizer) -> None:
     torch.manual_seed(0)
     rng = random.Random(0)
     small = CONFIG | {"text_config": CONFIG["text_config"] | {"hidden_size": 32}}
     model = DiffusionGemma(ModelConfig.from_dict(small))
     initialise(model)
     optimisers, watch = make_optimisers(model, torch.float32), RouterWatch(model)
-    made = (make_example(rng, fast_tokenizer, draw_case(rng)) for _ in range(12))
+    made = [make_example(rng, tiny_tokenizer, draw_case(rng)) for _ in range(8)]
+    made += [make_pinned_example(rng, tiny_tokenizer, fill_job(rng, "train")) for _ in range(2)]
     batch = collate([example for example in made if example][:6])
     seen = []
     for _ in range(12):
