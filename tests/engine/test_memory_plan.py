@@ -62,7 +62,9 @@ def published():
 
 
 def plan(config, quantization, budget_bytes, **wanted):
-    return plan_memory(config, quantization, torch.bfloat16, budget_bytes, EngineConfig(**wanted))
+    bounds = {"max_rows": 2048, "max_canvases": 32, "max_kv_tokens": 32768}
+    engine_config = EngineConfig(**{**bounds, **wanted})
+    return plan_memory(config, quantization, torch.bfloat16, budget_bytes, engine_config)
 
 
 def test_the_published_models_weights(published):
