@@ -243,12 +243,12 @@ def _canvas_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 def _row_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Of one row, what lives at once where a step is largest; the residual and soft embedding beside it.
 
-    In the experts: the chosen rows, sorted, and twice the results, which are put in their places
-    expert by expert; a norm's input in fp32. In attention: queries, keys and values, rotated and not,
-    and the outcome.
+    In the experts: the chosen rows, sorted, and their results; of one expert, gate, up, their product
+    and its own result; the sum in fp32. In attention: queries, keys and values, rotated and not, and the
+    outcome.
     """
-    hidden, size = config.hidden_size, dtype.itemsize
-    experts = 3 * config.top_k_experts * hidden * size + 4 * hidden
+    hidden, inner, size = config.hidden_size, config.moe_intermediate_size, dtype.itemsize
+    experts = (2 * config.top_k_experts * hidden + 3 * inner + hidden) * size + 8 * hidden
     heads = max(
         (config.num_attention_heads + config.num_key_value_heads) * config.head_dim,
         (config.num_attention_heads + config.num_key_value_heads_full) * config.head_dim_full,
