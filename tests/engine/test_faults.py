@@ -81,12 +81,9 @@ def test_a_smaller_device_gives_the_same_results(calm_checkpoint, undisturbed, c
     "place",
     [
         "prepare",
-        "run",
         "_table.start",
-        "_layouts.build",
         "_forward",
         "_denoise",
-        "_read",
         "_outcomes",
     ],
 )
