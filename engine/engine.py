@@ -94,15 +94,13 @@ class Engine:
             config = cls.plan(
                 path, dtype=dtype, preset=preset, max_memory_bytes=max_memory_bytes, config=config
             ).engine_config
-
-        def build() -> Self:
-            model = load_model(path, _torch_dtype(dtype), device, Quantization(preset))
-            return cls(model, path, config, trace)
-
         # OpenMP keeps a team of threads for each thread that computes, and lets all teams sleep between
         # products once they are more than the cores; the engine's shall be the only one that lives.
         with ThreadPoolExecutor(1) as executor:
-            return executor.submit(build).result()
+            loading = executor.submit(
+                load_model, path, _torch_dtype(dtype), device, Quantization(preset)
+            )
+            return executor.submit(cls, loading.result(), path, config, trace).result()
 
     @staticmethod
     def plan(

@@ -48,7 +48,10 @@ def test_a_kind_may_sample_otherwise_than_the_checkpoint(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "must hold an object"),
-        ('{"reformat": {}}', "unknown kind 'reformat'; known are fill, fill_pinned, reformat_python"),
+        (
+            '{"reformat": {}}',
+            "unknown kind 'reformat'; known are fill, fill_pinned, reformat_python",
+        ),
         ('{"fill": 1}', "fill must be an object"),
         ('{"fill": {"noise": 1}}', "unknown field fill.noise; known are draft_noise"),
         ('{"fill": {"draft_noise": [2]}}', "fill.draft_noise must be a list of numbers in 0..1"),

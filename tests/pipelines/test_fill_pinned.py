@@ -28,7 +28,7 @@ def pinned(blank_first) -> Context:
 def free_runs(request: Request) -> list[list[int]]:
     pinned_rows = {row for row, _ in request.pins}
     runs: list[list[int]] = []
-    for row in range(request.canvas_length):
+    for row in range(request.canvas_length or 0):
         if row not in pinned_rows:
             if runs and runs[-1][-1] == row - 1:
                 runs[-1].append(row)
@@ -39,7 +39,7 @@ def free_runs(request: Request) -> list[list[int]]:
 
 def result_of(request: Request, texts: list[str], tokenizer, certainty: float) -> Result:
     """All rows of a canvas whose runs of free rows hold these texts, then filler."""
-    ids = [tokenizer.pad_id] * request.canvas_length
+    ids = [tokenizer.pad_id] * (request.canvas_length or 0)
     for row, token in request.pins:
         ids[row] = token
     for run_rows, text in zip(free_runs(request), texts, strict=True):
