@@ -20,7 +20,8 @@ from .errors import EngineError
 from .pages import PAGE_TOKENS, PagePool
 
 LEAST_READ_ROWS = 256
-"""Rows that reading may always take, however full of canvases a step is."""
+"""Rows that reading may always take, however full of canvases a step is. So a step has at most the row
+budget, these, and one canvas that begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class Scheduler:
                 budget -= len(chunk.ids)
                 chunks.append(chunk)
                 generation.read(len(chunk.ids))
+                if not generation.pending_ids:
+                    budget -= generation.width  # its canvas begins in this step
             complete = complete and not generation.pending_ids
             if complete or not (generation.pending_ids or generation.needs_start):
                 canvases.append(generation)
