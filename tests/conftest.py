@@ -1,12 +1,17 @@
 """What all tests share: one thread for torch, Triton's interpreter, and the sources' size at the end."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Kernels are tested without a GPU. It counts when Triton is first imported, by whichever test.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A suite that a script starts in its background has Ctrl-C ignored, and so would the processes that it
+# starts; a handler of one's own is not inherited, and they have the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "engine", "pipelines", "worker")
