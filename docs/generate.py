@@ -48,7 +48,7 @@ What `--help` says of each command, made by `make docs`.
 MAP_INTRODUCTION = """# Map
 
 What each file is for, made from their docstrings by `make docs`. Imports go one way: worker → pipelines →
-engine. The folders are the subpackages of `dgq`: `engine/` is `dgq.engine`.
+engine → kernels. The folders are the subpackages of `dgq`: `engine/` is `dgq.engine`.
 
 """
 
