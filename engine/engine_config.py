@@ -11,8 +11,9 @@ class EngineConfig:
 
     max_canvases, max_rows: of one step; out of memory lowers max_rows for good (see loop.py).
     max_kv_tokens: of all texts and canvases in flight, and of the beginnings kept for others.
-    share_prefixes: requests that begin alike share one encoding. sparse_self_conditioning: see
-        head.py. Both are as exact as doing without, and are switches for measuring what they save.
+    share_prefixes: requests that begin alike share one encoding, to the bit what each would have.
+    sparse_self_conditioning: leaves out at most DROPPED_MASS of a row's probability, see head.py.
+        Both can be switched off to measure what they save.
     """
 
     max_canvases: int = 64

@@ -23,7 +23,6 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ON_TIME_S = 60
 """What comes later than planned by less than this is not late."""
 
-LONGEST_CATCH_UP_S = 604_800
 LAST = ":last"
 
 
