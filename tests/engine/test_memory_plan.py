@@ -19,6 +19,7 @@ from dgq.engine.loop import Loop
 from dgq.engine.memory_plan import MemoryCosts, plan_memory
 from dgq.engine.quantization import Quantization
 from dgq.engine.request import Request, SamplingConfig
+from dgq.engine.torch_operations import TORCH
 from dgq.engine.trace import NO_TRACE
 
 GB = 10**9
@@ -61,16 +62,18 @@ def published():
     return ModelConfig.from_dict(PUBLISHED)
 
 
-def plan(config, quantization, budget_bytes, **wanted):
+def plan(config, quantization, budget_bytes, operations=TORCH, **wanted):
     bounds = {"max_rows": 2048, "max_canvases": 32, "max_kv_tokens": 32768}
     engine_config = EngineConfig(**{**bounds, **wanted})
-    return plan_memory(config, quantization, torch.bfloat16, budget_bytes, engine_config)
+    return plan_memory(
+        config, quantization, torch.bfloat16, budget_bytes, engine_config, operations
+    )
 
 
 def test_the_published_models_weights(published):
     """51.65 GB on disk with 1.1 GB of vision; experts 45.68, attention 2.22, dense MLP 1.07."""
     gb = {
-        quantization: MemoryCosts.of(published, quantization, torch.bfloat16).weights / GB
+        quantization: MemoryCosts.of(published, quantization, torch.bfloat16, TORCH).weights / GB
         for quantization in (BF16, EXPERTS, NF4, DOUBLE)
     }
     assert gb[BF16] == pytest.approx(50.50, abs=0.01)
@@ -80,7 +83,7 @@ def test_the_published_models_weights(published):
 
 
 def test_the_published_models_keys_and_values(published):
-    costs = MemoryCosts.of(published, NF4, torch.bfloat16)
+    costs = MemoryCosts.of(published, NF4, torch.bfloat16, TORCH)
     assert costs.per_kv_token == 25 * 2 * 8 * 256 * 2 + 5 * 2 * 2 * 512 * 2 == 225_280
 
 
@@ -141,7 +144,7 @@ def test_the_wanted_bounds_hold(published):
 def test_weights_are_counted_to_the_byte(quantization, dtype):
     model = load_model(DEFAULT_MODEL_PATH, dtype, quantization=quantization)
     held = sum(tensor.nbytes for tensor in model.state_dict().values())
-    assert MemoryCosts.of(model.config, quantization, dtype).weights == held
+    assert MemoryCosts.of(model.config, quantization, dtype, TORCH).weights == held
 
 
 class Tally(TorchDispatchMode):
@@ -179,9 +182,9 @@ def test_a_real_engine_stays_within_its_plan(quantization):
     """Pools and steps of 1,024 rows, measured; the text's keys that torch gathers are small here."""
     model = load_model(DEFAULT_MODEL_PATH, quantization=quantization)
     wanted = EngineConfig(max_rows=1024, max_canvases=8, max_kv_tokens=4096)
-    costs = MemoryCosts.of(model.config, quantization, torch.float32)
+    costs = MemoryCosts.of(model.config, quantization, torch.float32, TORCH)
     budget = costs.weights + 200_000_000
-    made = plan_memory(model.config, quantization, torch.float32, budget, wanted)
+    made = plan_memory(model.config, quantization, torch.float32, budget, wanted, TORCH)
     limits = EngineLimits(
         vocab_size=model.config.vocab_size,
         canvas_length=256,
