@@ -48,6 +48,8 @@ MAX_HEAD_BYTES = 1024
 _MANY_QUERIES = 8 * 1024
 """Rows times heads up to which each tile of 64 has a multiprocessor of its own: an H100 has 132."""
 
+_MAX_INT32 = torch.iinfo(torch.int32).max
+
 _NO_WINDOW = 1 << 30
 _NOWHERE = tl.constexpr(1 << 30)
 """A place after all others."""
@@ -199,7 +201,7 @@ def paged_attention(
         HEAD_SIZE=head_size,
         PADDED_HEAD=padded_head,
         PAGE_SIZE=PAGE_TOKENS,
-        LARGE_POOL=pool_key.numel() > torch.iinfo(torch.int32).max,
+        LARGE_POOL=pool_key.numel() > _MAX_INT32,
         BLOCK_ROWS=block_rows,
         BLOCK_QUERIES=tile.block_queries,
         BLOCK_KEYS=tile.block_keys,
