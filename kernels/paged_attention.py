@@ -19,8 +19,8 @@ and values from the cache twice as often.
 
 A row's result does not depend on its company, on page numbers, or on how a text is cut into chunks:
 blocks of keys begin at multiples of their size in the text, and a block of which a row sees nothing
-leaves the row's sums as they are, to the bit. Low and tall tiles differ in the number of warps only,
-so that both hold a row in the same way.
+leaves the row's sums as they are, to the bit. A tall tile has twice the warps of a low one, and each warp
+holds its rows in the same way.
 
 Keys are not split among programs. One canvas of 256 rows makes 64 programs, half of the 132
 multiprocessors of an H100, so a split in two would gain up to half of attention's time: at a prefix of
