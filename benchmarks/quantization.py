@@ -1,4 +1,4 @@
-"""What four bits cost in quality, and what they save in loading: ``python -m benchmarks.quantization``.
+"""What fewer bits cost in quality, and what they save in loading: ``python -m benchmarks.quantization``.
 
 Quality, on dgq-tiny in fp32: held-out jobs through the engine (training.evaluate), and step 1 of the
 same canvases, from the same noise, in each format and in bf16: the divergence KL(bf16 || format) of a
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from .wrapped_engine import WrappedEngine
 
 FORMATS = {
     "bf16": Quantization(),
+    "fp8-experts": Quantization("fp8-experts"),
     "nf4-experts": Quantization("nf4-experts"),
     "nf4": Quantization("nf4"),
     "nf4, double": Quantization("nf4", double_quantization=True),
@@ -218,11 +220,14 @@ def measure_loading(parent: Path) -> dict[str, Loading]:
     return found
 
 
-def measure_quality(parent: Path, num_jobs: int, seed: int) -> dict[str, Any]:
+def measure_quality(
+    parent: Path, formats: Sequence[str], num_jobs: int, seed: int
+) -> dict[str, Any]:
     """Scores by family and the first step, by format."""
     prompts = sample_prompts(8, seed + 1)
     report: dict[str, Any] = {}
-    for name, quantization in FORMATS.items():
+    for name in formats:
+        quantization = FORMATS[name]
         folder = DEFAULT_MODEL_PATH
         if not quantization.is_none:
             folder = parent / name
@@ -252,6 +257,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=60, help="jobs of each family")
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -264,7 +270,9 @@ def main() -> None:
             loading = measure_loading(Path(folder))
             report["loading"] = {name: asdict(value) for name, value in loading.items()}
         if "quality" in arguments.parts:
-            report["quality"] = measure_quality(Path(folder), arguments.jobs, arguments.seed)
+            report["quality"] = measure_quality(
+                Path(folder), arguments.formats, arguments.jobs, arguments.seed
+            )
     print(json.dumps(report))
 
 
