@@ -15,7 +15,7 @@ by e4m3 at twice its 16-bit rate:
 
 Hopper's matrix unit adds FP8 products in some 14 bits; partial sums are therefore moved to fp32
 accumulators at every step (64 or 128 deep), which the second product does anyway. A row's scales are
-its own, so its result does not depend on the rows beside it.
+its own, so its bits do not depend on the rows beside it as long as the tile height is the same.
 
 Sources: FP8-dynamic of compressed-tensors (a scale per weight output and per row) for x; DeepSeek-V3
 (arXiv 2412.19437, section 3.3.2) for blocks along the depth and for leaving the narrow accumulator.
