@@ -190,9 +190,10 @@ def _fp8_gate_up_kernel(
         columns = (start + depths)[None, :]
         x = tl.trans(tl.load(x_starts[:, None] + columns))
         gate_weight = tl.load(gate_starts[:, None] + columns)
-        gate = tl.dot(gate_weight, x, gate, max_num_imprecise_acc=BLOCK_DEPTH)
+        # Not by max_num_imprecise_acc: Triton 3.7 then adds partial sums before it waits for them.
+        gate += tl.dot(gate_weight, x)
         up_weight = tl.load(up_starts[:, None] + columns)
-        up = tl.dot(up_weight, x, up, max_num_imprecise_acc=BLOCK_DEPTH)
+        up += tl.dot(up_weight, x)
     x_scales = tl.load(x_scales_ptr + x_rows)[None, :]
     gate *= tl.load(weight_scales_ptr + gate_rows)[:, None] * x_scales
     up *= tl.load(weight_scales_ptr + gate_rows + INNER)[:, None] * x_scales
