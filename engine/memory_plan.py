@@ -30,6 +30,7 @@ from .nf4_weight import Nf4Weight, hold_in_nf4
 from .pages import PAGE_TOKENS
 from .quantization import PRESETS, Quantization
 from .scheduler import LEAST_READ_ROWS
+from .step_rules import NUM_KNOBS
 
 LONG_CONTEXT_TOKENS = 4096
 SHORT_CONTEXT_TOKENS = 512
@@ -236,8 +237,11 @@ def _kv_token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 
 
 def _canvas_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """A slot of canvas_table.py: two ids, two flags and a soft embedding per row, three counts."""
-    return config.canvas_length * (2 * 8 + 2 + config.hidden_size * dtype.itemsize) + 3 * 8
+    """A slot of canvas_table.py: two ids, two flags and a soft embedding per row, three counts, a
+    key and the knobs.
+    """
+    per_row = 2 * 8 + 2 + config.hidden_size * dtype.itemsize
+    return config.canvas_length * per_row + (4 + NUM_KNOBS) * 8
 
 
 def _row_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -1,38 +1,35 @@
 """Runs planned steps on the model; holds tensors, no policy.
 
 A step is one forward over a flat batch of rows: texts that are read, and all canvases in flight, each
-denoised once. To the host goes one transfer of a few numbers per canvas, and one more of the tokens
-of those that finished.
+denoised once. To the host go a few numbers per canvas and its most probable tokens, in the stream's
+order; nothing here waits for them.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .canvas import Generation, Outcome
+from .canvas import Generation
 from .canvas_table import CanvasTable
-from .draws import Purpose, draw_bits, to_uniforms
-from .head import HeadTiling, RowReadings, read_rows
+from .draws import Purpose, draw_bits_for, to_uniforms
+from .head import HeadTiling, read_rows
 from .kv_pool import KVPool
 from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
 from .paged import PagedAttend
-from .readout import candidates_of, scores_of
+from .readout import asks_more
 from .scheduler import Plan
-from .step_rules import StepRules
+from .step_in_flight import DenoisedCanvas, StepInFlight
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedStep:
-    """What ``Runner.run`` needs: the canvases, where their rows lie, and by which rules they go.
-
-    rules: None for a step that only reads.
-    """
+    """What ``Runner.launch`` needs: the canvases, and where their rows lie."""
 
     canvases: list[Generation]
     layout: StepLayout
-    rules: StepRules | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +46,29 @@ class Runner:
     """The device path. One thread only."""
 
     def __init__(
-        self, model: DiffusionGemma, max_canvases: int, num_pages: int, tiling: HeadTiling
+        self,
+        model: DiffusionGemma,
+        max_canvases: int,
+        num_pages: int,
+        eos_ids: Collection[int],
+        tiling: HeadTiling,
     ) -> None:
+        """eos_ids: the tokens that end a text."""
         weight = model.decoder.embed_tokens.weight
         config = model.config
         self._model = model
         self._tiling = tiling
         self._device = weight.device
-        self._table = CanvasTable(config, max_canvases, weight.dtype, weight.device)
+        self._table = CanvasTable(config, max_canvases, eos_ids, weight.dtype, weight.device)
         self._pool = KVPool(config, num_pages, weight.dtype, weight.device)
         self._layouts = LayoutBuilder(
             config.sliding_window, config.canvas_length, weight.dtype, weight.device
         )
-        self._rules: tuple[list[tuple[int, int, int]], StepRules] | None = None
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the device works while the host goes on."""
+        return self._device.type == "cuda"
 
     @property
     def num_held(self) -> int:
@@ -87,16 +94,21 @@ class Runner:
         """Start the canvases that are due, and lay the step out."""
         self._table.start(plan.start)
         layout = self._layouts.build(plan, [self._table.slot(g) for g in plan.canvases])
-        rules = self._rules_for(plan.canvases) if plan.canvases else None
-        return PreparedStep(plan.canvases, layout, rules)
+        return PreparedStep(plan.canvases, layout)
 
-    def run(self, prepared: PreparedStep) -> list[tuple[Generation, Outcome]]:
-        """Read and denoise what is planned; gives the canvases that stopped or used all their steps."""
+    def launch(self, prepared: PreparedStep) -> StepInFlight:
+        """Tell the device to read and denoise what is planned."""
         hidden = self._forward(prepared.layout)
-        if prepared.rules is None:
-            return []
-        step = self._denoise(prepared.layout, prepared.rules, hidden)
-        return self._outcomes(prepared.canvases, hidden, step)
+        if not prepared.canvases:
+            nothing = hidden.new_empty(0, 4)
+            return StepInFlight(self._model, [], nothing, nothing)
+        step = self._denoise(prepared.layout, hidden)
+        canvases, start = [], 0
+        for generation in prepared.canvases:
+            own = hidden[start : start + generation.width] if asks_more(generation) else None
+            canvases.append(DenoisedCanvas(generation, generation.place, generation.width, own))
+            start += generation.width
+        return StepInFlight(self._model, canvases, step.facts, step.argmax)
 
     def _forward(self, layout: StepLayout) -> Tensor:
         """The canvas rows' hidden states."""
@@ -113,15 +125,25 @@ class Runner:
             attends,
         )
 
-    def _denoise(self, layout: StepLayout, rules: StepRules, hidden: Tensor) -> _Step:
+    def _denoise(self, layout: StepLayout, hidden: Tensor) -> _Step:
         """Judge the canvases by their hidden states, and write what they become into the table."""
         table, slots = self._table, layout.slots
+        rules = table.rules(slots)
         ids, free, steps = table.ids[slots], table.free[slots], table.steps[slots]
         num_rows = ids.shape[1]
-        rows = layout.canvas_rows if layout.free is None else layout.canvas_rows[layout.free]
-        grid = layout.grid if layout.free is None else layout.grid[layout.free]
-        readings = self._read(
-            rules, steps, grid, num_rows, hidden if layout.free is None else hidden[layout.free]
+        sample, noise, share = draw_bits_for(
+            (Purpose.SAMPLE, Purpose.RENOISE, Purpose.RENOISE_SHARE), rules.keys, steps, num_rows
+        )
+        temperature = rules.schedule.temperature(rules.num_steps_allowed - steps)
+        rows, grid = layout.canvas_rows, layout.grid
+        if layout.free is not None:  # the head has nothing to say of pinned rows
+            rows, grid, hidden = rows[layout.free], grid[layout.free], hidden[layout.free]
+        readings = read_rows(
+            self._model,
+            hidden,
+            temperature[grid // num_rows],
+            to_uniforms(sample).view(-1)[grid],
+            self._tiling,
         )
         entropy = _spread(readings.entropy, grid, ids.shape)
         argmax = torch.where(free, _spread(readings.argmax, grid, ids.shape), ids)
@@ -131,8 +153,8 @@ class Runner:
             _spread(readings.sampled, grid, ids.shape),
             accepted,
             free,
-            draw_bits(rules.keys, Purpose.RENOISE, steps, num_rows),
-            to_uniforms(draw_bits(rules.keys, Purpose.RENOISE_SHARE, steps, num_rows)),
+            noise,
+            to_uniforms(share),
         )
         steps = steps + 1
         state, done, converged, mean = rules.stop.update(
@@ -146,54 +168,6 @@ class Runner:
             table.soft_embeddings[pinned] = self._model.embed(table.ids.view(-1)[pinned])
         facts = torch.stack([done.float(), converged.float(), mean, steps.float()], dim=1)
         return _Step(argmax, facts)
-
-    def _read(
-        self, rules: StepRules, steps: Tensor, grid: Tensor, num_rows: int, hidden: Tensor
-    ) -> RowReadings:
-        """The head on free rows, at grid's places in [B, num_rows]."""
-        temperature = rules.schedule.temperature(rules.num_steps_allowed - steps)
-        uniforms = to_uniforms(draw_bits(rules.keys, Purpose.SAMPLE, steps, num_rows))
-        return read_rows(
-            self._model,
-            hidden,
-            temperature[grid // num_rows],
-            uniforms.view(-1)[grid],
-            self._tiling,
-        )
-
-    def _outcomes(
-        self, generations: list[Generation], hidden: Tensor, step: _Step
-    ) -> list[tuple[Generation, Outcome]]:
-        facts = step.facts.tolist()  # the step's one wait for the device
-        finished = [i for i, (done, *_) in enumerate(facts) if done]
-        if not finished:
-            return []
-        ids = step.argmax[finished].tolist()
-        starts = [0]
-        for generation in generations:
-            starts.append(starts[-1] + generation.width)
-        outcomes = []
-        for i, row_ids in zip(finished, ids, strict=True):
-            generation, (_, converged, mean_entropy, num_steps) = generations[i], facts[i]
-            own = hidden[starts[i] : starts[i + 1]]
-            outcome = Outcome(
-                ids=row_ids[: generation.width],
-                num_steps=int(num_steps),
-                mean_entropy=mean_entropy,
-                converged=bool(converged),
-                scores=scores_of(self._model, own, generation),
-                candidates=candidates_of(self._model, own, generation),
-            )
-            outcomes.append((generation, outcome))
-        return outcomes
-
-    def _rules_for(self, generations: list[Generation]) -> StepRules:
-        """Kept for as long as the same canvases are in flight."""
-        places = [generation.place for generation in generations]
-        if self._rules is None or self._rules[0] != places:
-            rules = StepRules.of(generations, self._model.config.vocab_size, self._device)
-            self._rules = places, rules
-        return self._rules[1]
 
 
 def _spread(values: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:

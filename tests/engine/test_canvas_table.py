@@ -23,7 +23,7 @@ def config(checkpoint):
 
 @pytest.fixture
 def table(config):
-    return CanvasTable(config, 4, torch.float32, torch.device("cpu"))
+    return CanvasTable(config, 4, {EOS}, torch.float32, torch.device("cpu"))
 
 
 def generation(number, width=CANVAS_LENGTH, seed=0, **fields):

@@ -192,7 +192,7 @@ def test_a_real_engine_stays_within_its_plan(quantization):
         sampling=replace(SamplingConfig(), max_denoising_steps=3),
     )
     with torch.inference_mode(), Tally() as tally:
-        loop = Loop(model, made.engine_config, lambda generation: True, NO_TRACE)
+        loop = Loop(model, made.engine_config, {1}, lambda generation: True, NO_TRACE)
         pools = tally.now
         for seed in range(6):
             request = Request(tuple(range(2, 100 + seed)), max_new_tokens=256, seed=seed)
