@@ -14,7 +14,6 @@ from torch import Tensor
 from .canvas import Generation
 from .canvas_table import CanvasTable
 from .draws import Purpose, draw_bits_for, to_uniforms
-from .head import HeadTiling, read_rows
 from .kv_pool import KVPool
 from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
@@ -51,13 +50,16 @@ class Runner:
         max_canvases: int,
         num_pages: int,
         eos_ids: Collection[int],
-        tiling: HeadTiling,
+        *,
+        sparse: bool,
     ) -> None:
-        """eos_ids: the tokens that end a text."""
+        """eos_ids: the tokens that end a text. sparse: whether soft embeddings may leave some
+        probability out, see Operations.
+        """
         weight = model.decoder.embed_tokens.weight
         config = model.config
         self._model = model
-        self._tiling = tiling
+        self._sparse = sparse
         self._device = weight.device
         self._table = CanvasTable(config, max_canvases, eos_ids, weight.dtype, weight.device)
         self._pool = KVPool(config, num_pages, weight.dtype, weight.device)
@@ -138,12 +140,11 @@ class Runner:
         rows, grid = layout.canvas_rows, layout.grid
         if layout.free is not None:  # the head has nothing to say of pinned rows
             rows, grid, hidden = rows[layout.free], grid[layout.free], hidden[layout.free]
-        readings = read_rows(
-            self._model,
+        readings = self._model.read_rows(
             hidden,
             temperature[grid // num_rows],
-            to_uniforms(sample).view(-1)[grid],
-            self._tiling,
+            sample.view(-1)[grid],
+            sparse=self._sparse,
         )
         entropy = _spread(readings.entropy, grid, ids.shape)
         argmax = torch.where(free, _spread(readings.argmax, grid, ids.shape), ids)
