@@ -14,6 +14,7 @@ from .canvas import Generation, Outcome
 from .canvas_table import CanvasTable
 from .draws import Purpose, draw_bits, to_uniforms
 from .head import HeadTiling, RowReadings, read_rows
+from .kv_pages import PageCounts
 from .kv_pool import KVPool
 from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
@@ -49,7 +50,7 @@ class Runner:
     """The device path. One thread only."""
 
     def __init__(
-        self, model: DiffusionGemma, max_canvases: int, num_pages: int, tiling: HeadTiling
+        self, model: DiffusionGemma, max_canvases: int, page_counts: PageCounts, tiling: HeadTiling
     ) -> None:
         weight = model.decoder.embed_tokens.weight
         config = model.config
@@ -57,7 +58,7 @@ class Runner:
         self._tiling = tiling
         self._device = weight.device
         self._table = CanvasTable(config, max_canvases, weight.dtype, weight.device)
-        self._pool = KVPool(config, num_pages, weight.dtype, weight.device)
+        self._pool = KVPool(config, page_counts, weight.dtype, weight.device)
         self._layouts = LayoutBuilder(
             config.sliding_window, config.canvas_length, weight.dtype, weight.device
         )

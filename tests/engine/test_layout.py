@@ -22,10 +22,13 @@ def check_step(steps, plan, layout, slots):
     positions = [place + sum(row) for _, place, *row in names]
     padding = layout.num_rows - len(names)
     assert layout.positions.tolist() == positions + [0] * padding
-    kv_rows = layout.kv_rows.tolist()
-    assert kv_rows[len(names) :] == [SCRATCH_PAGE * PAGE_TOKENS] * padding
-    assert len(set(kv_rows[: len(names)])) == len(names)
-    steps.written.update(zip(kv_rows, names, strict=False))
+    for full, kv_rows in (
+        (True, layout.full_kv_rows.tolist()),
+        (False, layout.sliding_kv_rows.tolist()),
+    ):
+        assert kv_rows[len(names) :] == [SCRATCH_PAGE * PAGE_TOKENS] * padding
+        assert len(set(kv_rows[: len(names)])) == len(names)
+        steps.written[full].update(zip(kv_rows, names, strict=False))
 
     widths = [g.width for g in plan.canvases]
     assert layout.slots.tolist() == slots
@@ -54,7 +57,7 @@ def check_step(steps, plan, layout, slots):
                 pages = keys.pages.view(bucket.num_tiles, -1)[tile].tolist()
                 places = [page * PAGE_TOKENS + i for page in pages for i in range(PAGE_TOKENS)]
                 seen = [
-                    steps.written.get(key)
+                    steps.written[full].get(key)
                     for key, value in zip(places, mask.tolist(), strict=True)
                     if value == 0.0
                 ]
@@ -167,7 +170,11 @@ def test_who_shares_a_beginning_sees_the_pages_of_who_read_it():
         steps.scheduler.add(Generation.begin(number, request, LIMITS))
     plan, layout, _ = steps.next()
     first, second = plan.canvases
-    assert first.pages[:3] == second.pages[:3] and first.pages[3] != second.pages[3]
+    assert first.pages.full[:3] == second.pages.full[:3]
+    assert first.pages.full[3] != second.pages.full[3]
+    assert second.pages.first_sliding == 2
+    assert first.pages.sliding[2] == second.pages.sliding[0]
+    assert first.pages.sliding[3] != second.pages.sliding[1]
     assert [(chunk.start, len(chunk.ids)) for chunk in plan.chunks] == [(0, 50), (48, 4)]
     canvases = next(b for b in layout.buckets if b.full.mask.shape[2] == 1)
     pages = canvases.full.pages.view(2, -1)

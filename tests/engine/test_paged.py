@@ -6,6 +6,7 @@ import torch
 from dgq.engine.attention import PaddedAttend
 from dgq.engine.checkpoint import load_model
 from dgq.engine.config import FULL
+from dgq.engine.kv_pages import PageCounts
 from dgq.engine.kv_pool import KVPool
 from dgq.engine.paged import PagedAttend
 from dgq.engine.pages import PAGE_TOKENS
@@ -13,7 +14,7 @@ from dgq.engine.pages import PAGE_TOKENS
 from .conftest import SLIDING_WINDOW
 from .steps import Steps
 
-NUM_PAGES = 2000
+COUNTS = PageCounts(full=2000, sliding=2000)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_ragged_texts_and_canvases(config, layer, max_rows):
     steps = Steps(texts, window, max_rows)
     full = config.is_full(layer)
     assert full == (config.layer_types[layer] == FULL)
-    pool = KVPool(config, NUM_PAGES, torch.float32, torch.device("cpu"))
+    pool = KVPool(config, COUNTS, torch.float32, torch.device("cpu"))
     for tensor in pool.layers[layer]:  # what others left behind must not matter
         tensor.normal_(generator=torch.Generator().manual_seed(9))
     padded = Padded(None if full else window)
@@ -84,16 +85,19 @@ def test_ragged_texts_and_canvases(config, layer, max_rows):
         )
         got = PagedAttend(pool, layer, layout, full)(query, key, value)
         owners = {id(g.pages): g.number for g in steps.scheduler.running}
-        parts, start = [], 0
-        for chunk in plan.chunks:
+        parts = []
+        start = plan.num_canvas_rows
+        for chunk in plan.chunks:  # what a canvas sees is read first
             rows = slice(start, start + len(chunk.ids))
             number = owners[id(chunk.pages)]
             parts.append(padded.read(number, query[rows], key[rows], value[rows]))
             start = rows.stop
+        num_rows, start, canvases = start, 0, []
         for g in plan.canvases:
             rows = slice(start, start + g.width)
-            parts.append(padded.denoise(g.number, query[rows], key[rows], value[rows]))
+            canvases.append(padded.denoise(g.number, query[rows], key[rows], value[rows]))
             start = rows.stop
+        parts, start = canvases + parts, num_rows
         torch.testing.assert_close(got[:start], torch.cat(parts), atol=1e-5, rtol=1e-5)
         assert torch.isfinite(got).all()
         num_steps += 1
@@ -104,15 +108,16 @@ def test_ragged_texts_and_canvases(config, layer, max_rows):
 
 def test_rows_are_written_where_the_layout_says_and_nowhere_else(config):
     steps = Steps([(40, 32, 32), (3, 16, 16)], SLIDING_WINDOW)
-    pool = KVPool(config, NUM_PAGES, torch.float32, torch.device("cpu"))
+    pool = KVPool(config, COUNTS, torch.float32, torch.device("cpu"))
     keys, values = pool.layers[0]
-    assert keys.shape == (NUM_PAGES * PAGE_TOKENS, config.num_key_value_heads, config.head_dim)
+    assert keys.shape == (COUNTS.sliding * PAGE_TOKENS, config.num_key_value_heads, config.head_dim)
     assert not keys.any() and not values.any()
     _, layout, _ = steps.next()
     query = torch.randn(layout.num_rows, config.num_attention_heads, config.head_dim)
     key = torch.randn(layout.num_rows, *keys.shape[1:])
     PagedAttend(pool, 0, layout, full=False)(query, key, -key)
-    assert torch.equal(keys[layout.kv_rows], key) and torch.equal(values[layout.kv_rows], -key)
+    rows = layout.sliding_kv_rows
+    assert torch.equal(keys[rows], key) and torch.equal(values[rows], -key)
     untouched = torch.ones(len(keys)).bool()
-    untouched[layout.kv_rows] = False
+    untouched[rows] = False
     assert not keys[untouched].any() and not values[untouched].any()
