@@ -1,14 +1,18 @@
 """Where the segments of a step stand and which pages they see, for attention that follows pages.
 
-A segment is consecutive rows of the step that belong to one text: a canvas, or a chunk that is read.
-Plain arrays on the host, so that they can be copied to a device together with the rest of a step.
+A segment is consecutive rows of the step that belong to one text: a canvas, or a chunk that is read
+(dgq.kernels.paged_attention). Here they are arrays on the host, so that they can be copied to a device
+together with the rest of a step.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from dgq.kernels.paged_attention import Segments
 
 from .kv_pages import TextPages
 from .pages import PAGE_TOKENS, SCRATCH_PAGE
@@ -45,6 +49,25 @@ class StepSegments:
     is_canvas: Int32s
     full: SegmentPages
     sliding: SegmentPages
+
+    def on(self, device: torch.device) -> tuple[Segments, Segments]:
+        """As tensors, for full layers and for sliding ones."""
+        row_offsets, positions, is_canvas = (
+            torch.from_numpy(array).to(device)
+            for array in (self.row_offsets, self.positions, self.is_canvas)
+        )
+        full, sliding = (
+            Segments(
+                row_offsets=row_offsets,
+                positions=positions,
+                is_canvas=is_canvas,
+                pages=torch.from_numpy(kind.pages).to(device),
+                page_offsets=torch.from_numpy(kind.page_offsets).to(device),
+                first_pages=torch.from_numpy(kind.first_pages).to(device),
+            )
+            for kind in (self.full, self.sliding)
+        )
+        return full, sliding
 
 
 def step_segments(plan: Plan, window: int) -> StepSegments:

@@ -20,13 +20,22 @@ class Steps:
     """
 
     def __init__(
-        self, texts, window, max_rows=10_000, max_canvases=8, share=False, num_sliding=2000
+        self,
+        texts,
+        window,
+        max_rows=10_000,
+        max_canvases=8,
+        share=False,
+        num_sliding=2000,
+        follows_pages=False,
     ):
         """texts: (length of the prompt, canvas_length, max_new_tokens) each."""
         self.window = window
         self.pages = KVPages(PageCounts(2000, num_sliding), window, share=share)
         self.scheduler = Scheduler(max_canvases, max_rows, self.pages)
-        self.builder = LayoutBuilder(window, CANVAS_LENGTH, torch.float32, torch.device("cpu"))
+        self.builder = LayoutBuilder(
+            window, CANVAS_LENGTH, torch.float32, torch.device("cpu"), follows_pages
+        )
         self.slots = {}
         self.written = {True: {}, False: {}}
         for number, (length, width, tokens) in enumerate(texts):

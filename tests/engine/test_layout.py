@@ -30,6 +30,14 @@ def check_step(steps, plan, layout, slots):
         assert len(set(kv_rows[: len(names)])) == len(names)
         steps.written[full].update(zip(kv_rows, names, strict=False))
 
+    check_table(plan, layout, slots)
+    if layout.segments is not None:
+        assert layout.buckets == []
+        return check_segments(steps, plan, layout.segments, names)
+    return check_buckets(steps, plan, layout.buckets, names)
+
+
+def check_table(plan, layout, slots):
     widths = [g.width for g in plan.canvases]
     assert layout.slots.tolist() == slots
     assert layout.canvas_rows.tolist() == [
@@ -40,9 +48,43 @@ def check_step(steps, plan, layout, slots):
         i * CANVAS_LENGTH + row for i, width in enumerate(widths) for row in range(width)
     ]
 
+
+def check_segments(steps, plan, segments, names):
+    """Each row's keys, found as a kernel finds them."""
+    width_of = {g.number: g.width for g in plan.canvases}
+    attended = set()
+    for segment, is_canvas in enumerate(segments.is_canvas.tolist()):
+        start, stop = segments.row_offsets[segment : segment + 2].tolist()
+        position = segments.positions[segment]
+        for name in names[start:stop]:
+            place = position if is_canvas else position + names.index(name) - start
+            attended.add(name)
+            for full, kind in ((True, segments.full), (False, segments.sliding)):
+                pages = kind.pages[slice(*kind.page_offsets[segment : segment + 2])].tolist()
+                begin = kind.first_pages[segment] * PAGE_TOKENS
+                first = begin if full else max(begin, place - steps.window + 1)
+                slots = list(range(first, position if is_canvas else place + 1))
+                if is_canvas:
+                    own = -(-position // PAGE_TOKENS) * PAGE_TOKENS
+                    slots += range(own, own + stop - start)
+                seen = [
+                    steps.written[full].get(
+                        pages[(slot - begin) // PAGE_TOKENS] * PAGE_TOKENS + slot % PAGE_TOKENS
+                    )
+                    for slot in slots
+                ]
+                assert len(seen) == len(set(seen))
+                assert set(seen) == steps.sees(name, width_of.get(name[0]), full), (name, full)
+                assert len(pages) == -(-(slots[-1] + 1 - begin) // PAGE_TOKENS) or not is_canvas
+    assert attended == set(names)
+    return {}
+
+
+def check_buckets(steps, plan, buckets, names):
+    """Each row's keys, found by the masks; gives the shapes that it was attended in."""
     width_of = {g.number: g.width for g in plan.canvases}
     shapes = {}
-    for bucket in layout.buckets:
+    for bucket in buckets:
         valid = range(len(bucket.rows)) if bucket.valid is None else bucket.valid.tolist()
         num_rows = len(bucket.rows) // bucket.num_tiles
         for place in valid:
@@ -94,6 +136,7 @@ WINDOWS = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 40, 48, 64, 100, 1024])
 @example([(15, 16, 16), (16, 16, 16), (17, 16, 16), (31, 32, 64), (33, 128, 130)], 16, 128)
 def test_every_row_sees_what_it_should_and_nothing_else(texts, window, max_rows):
     run(Steps(texts, window, max_rows))
+    run(Steps(texts, window, max_rows, follows_pages=True))
 
 
 @settings(max_examples=8, deadline=None)
