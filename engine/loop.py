@@ -32,8 +32,8 @@ from .canvas import Generation, Outcome, Verdict
 from .engine_config import EngineConfig
 from .errors import RequestError, RequestTooLarge
 from .faults import is_out_of_memory
+from .kv_pages import KVPages, PageCounts
 from .model import DiffusionGemma
-from .pages import PAGE_TOKENS, PagePool
 from .request import ROW_MULTIPLE, Result
 from .runner import Runner
 from .scheduler import Plan, Scheduler
@@ -61,16 +61,17 @@ class Loop:
         trace: Trace,
     ) -> None:
         """eos_ids: the tokens that end a text. may_start: see Scheduler. trace: told of every step."""
-        num_pages = 1 + config.max_kv_tokens // PAGE_TOKENS  # one for padding
+        window = model.config.sliding_window
+        counts = PageCounts.of(config, window, model.config.canvas_length)
         max_rows = config.max_rows
         self._runner = Runner(
             model,
             config.max_canvases,
-            num_pages,
+            counts,
             eos_ids,
             sparse=config.sparse_self_conditioning,
         )
-        pages = PagePool(num_pages, share=config.share_prefixes)
+        pages = KVPages(counts, window, share=config.share_prefixes)
         self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)
         self._lag = 1 if self._runner.is_asynchronous else 0
         self._in_flight: deque[tuple[Plan, StepInFlight]] = deque()

@@ -14,6 +14,7 @@ from torch import Tensor
 from .canvas import Generation
 from .canvas_table import CanvasTable
 from .draws import Purpose, draw_bits_for, to_uniforms
+from .kv_pages import PageCounts
 from .kv_pool import KVPool
 from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
@@ -48,7 +49,7 @@ class Runner:
         self,
         model: DiffusionGemma,
         max_canvases: int,
-        num_pages: int,
+        page_counts: PageCounts,
         eos_ids: Collection[int],
         *,
         sparse: bool,
@@ -62,7 +63,7 @@ class Runner:
         self._sparse = sparse
         self._device = weight.device
         self._table = CanvasTable(config, max_canvases, eos_ids, weight.dtype, weight.device)
-        self._pool = KVPool(config, num_pages, weight.dtype, weight.device)
+        self._pool = KVPool(config, page_counts, weight.dtype, weight.device)
         self._layouts = LayoutBuilder(
             config.sliding_window, config.canvas_length, weight.dtype, weight.device
         )
