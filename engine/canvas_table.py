@@ -17,12 +17,12 @@ from .canvas import Generation
 from .config import ModelConfig
 from .draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
 from .sampler import StopState
-from .step_rules import NUM_KNOBS, StepRules, knobs_of
+from .step_rules import NUM_KNOBS, NUM_TEMPERATURE_KNOBS, StepRules, knobs_of
 from .upload import upload
 
 
 class CanvasTable:
-    """S slots of W rows.
+    """S slots of W rows, the last of them for padding.
 
     ids int64 [S, W]; free bool [S, W]; steps int64 [S]; soft_embeddings [S * W, d], what the last
     step believed, zero before the first; stop_state of S canvases.
@@ -36,10 +36,13 @@ class CanvasTable:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """eos_ids: the tokens that end a text."""
+        """num_slots: one more is allocated, the last, for canvases that only pad a step. eos_ids: the
+        tokens that end a text.
+        """
         width = config.canvas_length
         self._vocab_size = config.vocab_size
         self._free_slots = list(range(num_slots))
+        num_slots += 1
         self._slots: dict[int, int] = {}
         self.ids = torch.zeros(num_slots, width, dtype=torch.int64, device=device)
         self.free = torch.zeros(num_slots, width, dtype=torch.bool, device=device)
@@ -50,6 +53,7 @@ class CanvasTable:
         self.stop_state = StopState.fresh(self.ids)
         self._keys = torch.zeros(num_slots, dtype=torch.int64, device=device)
         self._knobs = torch.zeros(num_slots, NUM_KNOBS, dtype=torch.float64, device=device)
+        self._knobs[-1, :NUM_TEMPERATURE_KNOBS] = 1.0  # whatever is computed of padding is finite
         self._eos_ids = eos_ids
 
     @property

@@ -64,13 +64,7 @@ class Loop:
         window = model.config.sliding_window
         counts = PageCounts.of(config, window, model.config.canvas_length)
         max_rows = config.max_rows
-        self._runner = Runner(
-            model,
-            config.max_canvases,
-            counts,
-            eos_ids,
-            sparse=config.sparse_self_conditioning,
-        )
+        self._runner = Runner(model, config, counts, eos_ids)
         pages = KVPages(counts, window, share=config.share_prefixes)
         self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)
         self._lag = 1 if self._runner.is_asynchronous else 0

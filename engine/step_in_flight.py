@@ -46,12 +46,12 @@ class StepInFlight:
     ) -> None:
         """facts [B, 4]: done, converged, mean entropy, steps; argmax int64 [B, W]; of the device.
 
-        They are copied to the host in the stream's order, into pinned memory of this step's own.
+        They are copied to the host in the stream's order, into memory of this step's own, as the
+        next step may use theirs again.
         """
         self._model = model
         self._canvases = canvases
-        self._facts = facts.to("cpu", non_blocking=True)
-        self._argmax = argmax.to("cpu", non_blocking=True)
+        self._facts, self._argmax = _to_host(facts), _to_host(argmax)
         self._copied = (
             torch.cuda.current_stream(facts.device).record_event() if facts.is_cuda else None
         )
@@ -81,3 +81,9 @@ class StepInFlight:
             scores=scores_of(self._model, canvas.hidden, canvas.generation),
             candidates=candidates_of(self._model, canvas.hidden, canvas.generation),
         )
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory, pinned where it comes from a GPU, which is not waited for."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor, non_blocking=True)

@@ -24,6 +24,8 @@ from .sampler import (
 )
 
 NUM_KNOBS = 10
+NUM_TEMPERATURE_KNOBS = 3
+"""The first of them: those of the temperature."""
 
 
 def knobs_of(generation: Generation) -> tuple[float, ...]:

@@ -37,6 +37,11 @@ HEAD_ROWS = 512
 class TritonOperations:
     """See Operations."""
 
+    @property
+    def is_static(self) -> bool:
+        """As Operations says."""
+        return True
+
     def rms_norm(
         self, x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None
     ) -> Tensor:

@@ -8,12 +8,14 @@ from torch import Tensor
 
 
 def upload(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array as a tensor of the device; on a CPU it shares the array's memory.
+    """The array as a tensor of the device; on a CPU it shares the array's memory."""
+    return staged(array, device).to(device, non_blocking=True)
 
-    To a GPU it goes through pinned memory, as a copy that takes its turn in the stream while the host
-    goes on. torch hands that memory out again only after the copy, so nobody has to wait for it.
+
+def staged(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the host, from where a copy to the device takes its turn in the stream.
+
+    For a GPU in pinned memory, which torch hands out again only after the copy: nobody has to wait.
     """
     tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.pin_memory() if device.type == "cuda" else tensor

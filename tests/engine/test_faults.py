@@ -94,8 +94,8 @@ def test_a_smaller_device_gives_the_same_results(calm_checkpoint, undisturbed, c
     [
         "prepare",
         "_table.start",
-        "_forward",
-        "_denoise",
+        "_path.forward",
+        "_path.denoise",
         "launch",
     ],
 )
@@ -178,13 +178,13 @@ def test_one_request_too_large_costs_the_others_no_budget(calm_checkpoint, undis
         assert engine.stats.out_of_memory_total > 1
 
 
-@pytest.mark.parametrize("place", ["_forward", "_denoise"])
+@pytest.mark.parametrize("place", ["forward", "denoise"])
 def test_one_alone_gets_another_try_on_an_empty_device(calm_checkpoint, undisturbed, place):
     """Tensors of the step before may have been in its way; nothing is left of them then."""
     several = next(i for i, result in undisturbed.items() if result.num_canvases == 3)
     with load(calm_checkpoint) as engine:
         runner, held, calls = engine._loop._runner, [], 0
-        prepare, original = runner.prepare, getattr(runner, place)
+        prepare, original = runner.prepare, getattr(runner._path, place)
 
         def fail_twice(*arguments):
             nonlocal calls
@@ -199,7 +199,7 @@ def test_one_alone_gets_another_try_on_an_empty_device(calm_checkpoint, undistur
                 held.append(runner.num_held)
             return prepare(plan)
 
-        setattr(runner, place, fail_twice)
+        setattr(runner._path, place, fail_twice)
         runner.prepare = look
         assert text_of(engine.submit(requests()[several]).result()) == undisturbed[several]
         assert (engine.stats.out_of_memory_total, engine.stats.row_budget) == (2, MAX_ROWS)
