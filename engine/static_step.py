@@ -76,7 +76,7 @@ class StaticStep:
 
     def run(self, layout: StepLayout) -> tuple[Tensor, Denoised | None]:
         """Read and denoise. What it gives is the buffers', and the next step's as soon as that runs."""
-        shape = StepShape.of(layout)
+        shape = StepShape.of(layout, len(self._facts))
         if layout is not self._layout:
             self._fill(layout, shape)
         if self._graphs is None:
@@ -159,6 +159,6 @@ def _largest_shape(config: EngineConfig, canvas_length: int) -> StepShape:
         num_rows=round_up_rows(num_rows),
         num_canvas_rows=num_canvas_rows,
         num_head_rows=num_canvas_rows,
-        num_canvases=round_up_power(config.max_canvases),
+        num_canvases=config.max_canvases,
         num_segments=round_up_power(2 * config.max_canvases),  # each may be read and begin
     )

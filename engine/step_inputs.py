@@ -49,6 +49,10 @@ def round_up_power(count: int) -> int:
 class StepShape:
     """Numbers of rows, of rows that hold the canvases', of rows that the head reads, of canvases and of
     segments; all rounded up.
+
+    num_canvases is 0 for a step that only reads, and else always the same, as many as there may be: how
+    torch divides sums over a canvas's rows among a GPU's threads, and so how it rounds them, depends on
+    how many canvases it is given.
     """
 
     num_rows: int
@@ -58,14 +62,14 @@ class StepShape:
     num_segments: int
 
     @classmethod
-    def of(cls, layout: StepLayout) -> "StepShape":
+    def of(cls, layout: StepLayout, max_canvases: int) -> "StepShape":
         """The smallest that holds the step. Its segments must be laid out."""
         num_head = layout.num_canvas if layout.free is None else len(layout.free)
         return cls(
             num_rows=round_up_rows(layout.num_canvas + layout.num_read),
             num_canvas_rows=round_up_rows(layout.num_canvas),
             num_head_rows=round_up_rows(num_head),
-            num_canvases=round_up_power(len(layout.slots)),
+            num_canvases=max_canvases if len(layout.slots) else 0,
             num_segments=round_up_power(len(_segments(layout).positions)),
         )
 

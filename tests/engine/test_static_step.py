@@ -63,7 +63,7 @@ def test_padded_steps_give_what_ragged_ones_give(micro, by_torch, monkeypatch):
         run = path.run
 
         def note(layout):
-            shapes.append(StepShape.of(layout))
+            shapes.append(StepShape.of(layout, CONFIG.max_canvases))
             return run(layout)
 
         path.run = note
@@ -127,7 +127,7 @@ def static_step(model, device):
     return StaticStep(model, table, pool, engine_config)
 
 
-SHAPES = [StepShape(64, 32, 16, 2, 4), StepShape(32, 32, 0, 1, 1), StepShape(128, 0, 0, 0, 2)]
+SHAPES = [StepShape(64, 32, 16, 8, 4), StepShape(32, 32, 0, 8, 1), StepShape(128, 0, 0, 0, 2)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -52,7 +52,7 @@ def unpack(layout, shape):
 def test_what_is_packed_is_found_again_and_padded():
     shapes = set()
     for _, layout in steps_of(TEXTS, max_rows=150):
-        shape = StepShape.of(layout)
+        shape = StepShape.of(layout, 8)
         shapes.add(shape)
         inputs = unpack(layout, shape)
         num_canvas, num_rows = layout.num_canvas, layout.num_canvas + layout.num_read
@@ -102,7 +102,7 @@ def test_the_head_reads_free_rows_only():
         request = Request((5,), 32 if number < 2 else 16, 0, canvas_length=32, pins=own)
         steps.scheduler.add(Generation.begin(number, request, LIMITS))
     _, layout, slots = steps.next()
-    shape = StepShape.of(layout)
+    shape = StepShape.of(layout, 8)
     assert (shape.num_canvas_rows, shape.num_head_rows) == (128, 64)
     inputs = unpack(layout, shape)
     free = [*range(1, 32, 2), *range(32, 64)]
@@ -116,12 +116,12 @@ def test_the_head_reads_free_rows_only():
 def test_a_step_with_no_segments_is_refused():
     _, layout, _ = Steps([(5, 16, 16)], window=40).next()
     with pytest.raises(EngineError, match="a static step needs segments"):
-        StepShape.of(layout)
+        StepShape.of(layout, 8)
 
 
 def test_the_number_of_numbers_is_known_before():
     for _, layout in steps_of(TEXTS):
-        shape = StepShape.of(layout)
+        shape = StepShape.of(layout, 8)
         num_pages = len(layout.segments.full.pages) + len(layout.segments.sliding.pages)
         numbers = pack(layout, shape, NUM_SLOTS, CANVAS_LENGTH)
         assert numbers.dtype == np.int64 and len(numbers) == shape.num_numbers(num_pages)
