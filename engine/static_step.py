@@ -16,6 +16,7 @@ interpreter, for the tests.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from .canvas_table import CanvasTable
 from .denoising import CanvasRows, Denoised, denoise
 from .engine_config import EngineConfig
 from .errors import EngineError
-from .graphs import StepGraphs
+from .graphs import CudaCapturer, StepGraphs
 from .kv_pool import KVPool
 from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
@@ -68,7 +69,11 @@ class StaticStep:
         )
         self._facts = torch.zeros(largest.num_canvases, 4, device=device)
         self._layout: StepLayout | None = None  # what the numbers say
-        self._graphs = StepGraphs(device) if engine_config.cuda_graphs and weight.is_cuda else None
+        self._graphs = (
+            StepGraphs(CudaCapturer(device))
+            if engine_config.cuda_graphs and weight.is_cuda
+            else None
+        )
 
     def lay_out(self, plan: Plan, slots: Sequence[int]) -> StepLayout:
         """slots: of the plan's canvases, in the canvas table, in order. Its tensors are on the host."""
@@ -82,7 +87,7 @@ class StaticStep:
         if self._graphs is None:
             self.compute(shape)
         else:
-            self._graphs.run(shape, self.compute)
+            self._graphs.run(shape, partial(self.compute, shape))
         hidden, count = self._hidden[: layout.num_canvas], len(layout.slots)
         if count == 0:
             return hidden, None

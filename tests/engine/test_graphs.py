@@ -20,40 +20,46 @@ def shape(num_rows):
     return StepShape(num_rows, num_rows, num_rows, 1, 1)
 
 
-class Recorded(StepGraphs):
-    """What is computed, captured and replayed, by number of rows. Captures of some numbers fail."""
+class Recorder:
+    """A Capturer that notes what is launched, captured and replayed. Captures of some work fail."""
 
     def __init__(self, failing=None):
-        super().__init__(torch.device("cpu"))
-        self.computed, self.captured, self.replayed = [], [], []
+        self.launched, self.captured, self.replayed, self.num_cleared = [], [], [], 0
         self.failing = failing or {}
+        self.graphs = StepGraphs(self)
 
-    def _capture(self, shape, compute):
-        self.captured.append(shape.num_rows)
-        if shape.num_rows in self.failing:
-            raise self.failing[shape.num_rows]
-        return SimpleNamespace(replay=lambda: self.replayed.append(shape.num_rows))
+    def launch(self, work):
+        self.launched.append(work())
+
+    def capture(self, work):
+        self.captured.append(work())
+        if work() in self.failing:
+            raise self.failing[work()]
+        return SimpleNamespace(replay=lambda: self.replayed.append(work()))
+
+    def clear(self):
+        self.num_cleared += 1
 
     def run_all(self, *sizes):
         for size in sizes:
-            self.run(shape(size), lambda shape: self.computed.append(shape.num_rows))
+            self.graphs.run(shape(size), lambda size=size: size)
 
 
 def test_a_shape_is_captured_when_it_comes_again():
-    recorded = Recorded()
+    recorded = Recorder()
     recorded.run_all(16, 32, 16, 16, 64, 16, 32)
-    assert recorded.computed == [16, 32, 64]
+    assert recorded.launched == [16, 32, 64]
     assert recorded.captured == [16, 32]
     assert recorded.replayed == [16, 16, 16, 32]
 
 
 def test_the_longest_unused_goes(monkeypatch):
     monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
-    recorded = Recorded()
+    recorded = Recorder()
     recorded.run_all(16, 16, 32, 32, 16, 64, 64)  # 32 goes
     recorded.run_all(16, 32)
-    assert recorded.captured == [16, 32, 64, 32]
-    assert recorded.computed == [16, 32, 64]  # it is known, and captured again at once
+    assert recorded.captured == [16, 32, 64, 32] and recorded.graphs.num_held == 2
+    assert recorded.launched == [16, 32, 64]  # it is known, and captured again at once
 
 
 @pytest.mark.parametrize(
@@ -64,12 +70,13 @@ def test_the_longest_unused_goes(monkeypatch):
     ],
 )
 def test_a_capture_that_fails_is_the_last(caplog, fault):
-    recorded = Recorded({32: fault})
+    recorded = Recorder({32: fault})
     with caplog.at_level(logging.WARNING, "dgq.engine"):
         recorded.run_all(16, 16, 32, 32, 32, 16, 16)
-    assert recorded.computed == [16, 32, 32, 32, 16, 16]
+    assert recorded.launched == [16, 32, 32, 32, 16, 16]
     assert recorded.replayed == [16]
     assert recorded.captured == [16, 32]
+    assert (recorded.graphs.num_held, recorded.num_cleared) == (0, 1)
     (record,) = caplog.records
     assert "no CUDA graphs from here on" in record.getMessage()
     assert str(fault).partition("\n")[0] in record.getMessage()
@@ -77,15 +84,15 @@ def test_a_capture_that_fails_is_the_last(caplog, fault):
 
 def test_an_error_of_the_program_is_not_hidden():
     with pytest.raises(TypeError):
-        Recorded({16: TypeError("wrong")}).run_all(16, 16)
+        Recorder({16: TypeError("wrong")}).run_all(16, 16)
 
 
 def test_what_is_cleared_is_captured_anew():
-    recorded = Recorded()
+    recorded = Recorder()
     recorded.run_all(16, 16)
-    recorded.clear()
+    recorded.graphs.clear()
     recorded.run_all(16, 16)
-    assert recorded.computed == [16, 16] and recorded.captured == [16, 16]
+    assert recorded.launched == [16, 16] and recorded.captured == [16, 16]
 
 
 @pytest.mark.skipif(
@@ -103,5 +110,5 @@ def test_replayed_steps_give_what_launched_ones_give(tmp_path):
             results.append({i: text_of(result) for i, result in engine.generate(requests())})
             captured = engine._loop._runner._path._graphs
             assert (captured is not None) == cuda_graphs
-            assert captured is None or len(captured._graphs) > 3
+            assert captured is None or captured.num_held > 3
     assert results[0] == results[1]
