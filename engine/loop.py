@@ -13,7 +13,6 @@ from .canvas import Generation, Verdict
 from .engine_config import EngineConfig
 from .errors import RequestError, RequestTooLarge
 from .faults import is_out_of_memory
-from .head import HeadTiling
 from .kv_pages import KVPages, PageCounts
 from .model import DiffusionGemma
 from .request import ROW_MULTIPLE, Result
@@ -46,7 +45,7 @@ class Loop:
             model,
             config.max_canvases,
             counts,
-            HeadTiling(sparse=config.sparse_self_conditioning),
+            sparse=config.sparse_self_conditioning,
         )
         pages = KVPages(counts, window, share=config.share_prefixes)
         self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)
