@@ -83,11 +83,12 @@ def test_blocks_in_flight_at_the_published_shape(
     assert made.engine_config.max_sliding_tokens >= blocks_long * (65 * 16 + 256)
 
 
-def test_eight_long_blocks_are_in_flight_at_once_in_18_gb(published):
+@pytest.mark.parametrize("operations", [TORCH, TRITON])
+def test_eight_long_blocks_are_in_flight_at_once_in_18_gb(published, operations):
     """Admitted, read in parts and denoised together, in pools of the planned size. A canvas behind
     them starts as soon as one of them has ended.
     """
-    config = plan(published, DOUBLE, 18 * GB).engine_config
+    config = plan(published, DOUBLE, 18 * GB, operations).engine_config
     counts = PageCounts.of(config, published.sliding_window, published.canvas_length)
     pages = KVPages(counts, published.sliding_window)
     scheduler = Scheduler(config.max_canvases, config.max_rows, pages)
