@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .kv_pool import KVPool
-from .layout import Bucket, KeyRange, StepLayout
+from .layout import StepLayout
 from .pages import PAGE_TOKENS
+from .tiles import Bucket, KeyRange
 
 
 class PagedAttend:
