@@ -166,7 +166,7 @@ class Generation:
     def restart(self) -> None:
         """Begin the current canvas anew, with nothing read yet: the tensors are lost."""
         self.pending_ids = (*self.request.prompt_ids, *self._committed)
-        self.prefix_length = 0
+        self.prefix_length = self.num_shared_tokens = 0
         self.needs_start = True
 
     def finish_canvas(self, outcome: Outcome) -> Verdict:

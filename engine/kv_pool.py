@@ -1,9 +1,9 @@
 """The KV pool: keys and values of all texts and canvases in flight, in pages, allocated once.
 
-Full layers and sliding layers have pages of their own, so many of each. Row t of page p is row
+Full layers have one set of page numbers, sliding layers another. Row t of page p is row
 p * PAGE_TOKENS + t of the tensors of each layer of its kind. Which page is whose is decided elsewhere
-(kv_pages.py). Memory that was never written holds zeros, never NaN: a masked key's value
-still counts, times 0.
+(kv_pages.py). Memory that was never written holds zeros, never NaN: a masked key's value still
+counts, times 0.
 """
 
 import torch

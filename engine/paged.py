@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from dgq.kernels.paged_attention import Segments, paged_attention
 
 from .kv_pool import KVPool
-from .layout import Bucket, KeyRange, StepLayout
+from .layout import StepLayout
 from .pages import PAGE_TOKENS
+from .tiles import Bucket, KeyRange
 
 
 class PagedAttend:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from dgq.engine.canvas import Generation, Verdict
 from dgq.engine.feedforward import LEAST_ROWS
-from dgq.engine.layout import READ_TILE
 from dgq.engine.pages import PAGE_TOKENS, SCRATCH_PAGE
 from dgq.engine.request import Request
+from dgq.engine.tiles import READ_TILE
 
 from .steps import CANVAS_LENGTH, LIMITS, Steps
 

@@ -45,10 +45,18 @@ def plain(model, text, canvas):
     )[0]
 
 
-@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize(
+    ("share", "evicted"),
+    [(False, False), (True, False), (True, True)],
+    ids=["alone", "shared", "shared in part"],
+)
 @pytest.mark.parametrize("max_rows", [64, 512])
-def test_canvases_behind_long_texts(model, max_rows, share):
-    """Lengths about the borders of pages, up to 27 windows; each writes on for up to three canvases."""
+def test_canvases_behind_long_texts(model, max_rows, share, evicted):
+    """Lengths about the borders of pages, up to 27 windows; each writes on for up to three canvases.
+
+    evicted: sliding layers have lost the last page of the instruction when the next text looks for it,
+    which is then read again, beside others that look at it in full layers.
+    """
     num_sliding = 1 + (3 * OF_A_TEXT + LEAST_READ_ROWS) // PAGE_TOKENS
     steps = Steps([], SLIDING_WINDOW, max_rows, 4, share, num_sliding)
     for number, length in enumerate([430, 17, 271, 272, 273, 336, 5, 300]):
@@ -61,9 +69,13 @@ def test_canvases_behind_long_texts(model, max_rows, share):
         values.normal_(generator=torch.Generator().manual_seed(8))
     assert num_sliding * PAGE_TOKENS < len(INSTRUCTION) + 430
     generator, num_compared, num_shared = torch.Generator().manual_seed(1), 0, 0
+    num_read_again = 0
     while not steps.scheduler.is_idle:
         plan, layout, _ = steps.next()
         steps.scheduler.check()
+        if evicted:
+            for generation in steps.scheduler.running:
+                steps.pages.sliding.forget(generation.pages.full[2])
         canvas_ids = torch.randint(3, VOCAB_SIZE, (layout.num_canvas,), generator=generator)
         hidden = model.read_and_denoise(
             layout.read_ids,
@@ -74,6 +86,9 @@ def test_canvases_behind_long_texts(model, max_rows, share):
                 PagedAttend(pool, layer, layout, model.config.is_full(layer))
                 for layer in range(len(model.config.layer_types))
             ],
+        )
+        num_read_again += sum(
+            chunk.start < chunk.pages.num_found * PAGE_TOKENS for chunk in plan.chunks
         )
         start = 0
         for generation in plan.canvases:
@@ -89,6 +104,7 @@ def test_canvases_behind_long_texts(model, max_rows, share):
             assert verdict in (Verdict.COMMIT, Verdict.FINISHED)
     assert num_compared >= 24
     assert num_shared == (7 if share else 0)
+    assert num_read_again >= 6 if evicted else num_read_again == 0  # two may begin in one step
 
 
 def test_a_small_pool_gives_the_same_results_as_a_large_one(calm_checkpoint):

@@ -83,25 +83,12 @@ def test_blocks_in_flight_at_the_published_shape(
     assert made.engine_config.max_sliding_tokens >= blocks_long * (65 * 16 + 256)
 
 
-def test_the_kernels_decode_in_registers_and_hold_512_rows_logits(published):
-    """torch's head has tiles of a MiB, but decodes an expert's weight with 20 bytes an element."""
-    by_torch, by_triton = (
-        MemoryCosts.of(published, NF4, torch.bfloat16, operations).step
-        for operations in (TORCH, TRITON)
-    )
-    assert by_torch.per_step > 20 * 8192 * 2816  # a query projection of the full-attention layers
-    assert by_triton.per_step == 2 * 8192 * 2816
-    assert by_triton.of(512) - by_triton.of(511) > 2 * 262_144
-    assert by_triton.of(513) - by_triton.of(512) == by_triton.per_row < by_torch.per_row
-    made = plan(published, NF4, 18 * GB, TRITON)
-    assert made.total_bytes <= 18 * GB and made.blocks_in_flight(512) >= 1
-
-
-def test_eight_long_blocks_are_in_flight_at_once_in_18_gb(published):
+@pytest.mark.parametrize("operations", [TORCH, TRITON])
+def test_eight_long_blocks_are_in_flight_at_once_in_18_gb(published, operations):
     """Admitted, read in parts and denoised together, in pools of the planned size. A canvas behind
     them starts as soon as one of them has ended.
     """
-    config = plan(published, DOUBLE, 18 * GB).engine_config
+    config = plan(published, DOUBLE, 18 * GB, operations).engine_config
     counts = PageCounts.of(config, published.sliding_window, published.canvas_length)
     pages = KVPages(counts, published.sliding_window)
     scheduler = Scheduler(config.max_canvases, config.max_rows, pages)
@@ -128,6 +115,20 @@ def test_eight_long_blocks_are_in_flight_at_once_in_18_gb(published):
     canvases[3].finish_canvas(Outcome([1] * 256, 1, 0.0, True))
     scheduler.resize(canvases[3])
     assert scheduler.schedule().chunks[0].start == 0
+
+
+def test_the_kernels_decode_in_registers_and_hold_512_rows_logits(published):
+    """torch's head has tiles of a MiB, but decodes an expert's weight with 20 bytes an element."""
+    by_torch, by_triton = (
+        MemoryCosts.of(published, NF4, torch.bfloat16, operations).step
+        for operations in (TORCH, TRITON)
+    )
+    assert by_torch.per_step > 20 * 8192 * 2816  # a query projection of the full-attention layers
+    assert by_triton.per_step == 2 * 8192 * 2816
+    assert by_triton.of(512) - by_triton.of(511) > 2 * 262_144
+    assert by_triton.of(513) - by_triton.of(512) == by_triton.per_row < by_torch.per_row
+    made = plan(published, NF4, 18 * GB, TRITON)
+    assert made.total_bytes <= 18 * GB and made.blocks_in_flight(512) >= 1
 
 
 @pytest.mark.parametrize(("budget_gb", "preset"), [(18, "nf4"), (24, "nf4-experts")])
