@@ -154,7 +154,9 @@ def test_one_that_asks_is_caught(micro, launched):
 
 
 def test_steps_of_one_shape_launch_the_same_on_the_same_memory(micro):
-    """Whatever they hold, inputs and results stay where they are."""
+    """Whatever they hold, inputs and results stay where they are. But for the first step of all, in
+    which codebooks and the like are made.
+    """
     two_steps = replace(THREE_STEPS, max_denoising_steps=2)
     traces = {}
     with Engine(load_model(micro, operations=TRITON), micro, CONFIG) as engine:
@@ -166,6 +168,7 @@ def test_steps_of_one_shape_launch_the_same_on_the_same_memory(micro):
                 compute(shape)
             traces.setdefault(shape, []).append(watched.called)
 
+        engine.submit(Request((5, 6), 16, 9, sampling=two_steps)).result()
         path.compute = note
         places = [t.data_ptr() for t in (path._numbers, path._hidden, path._argmax, path._facts)]
         for seed in range(3):
@@ -192,3 +195,25 @@ def test_a_step_that_holds_what_the_last_one_held_copies_nothing(micro, monkeypa
             Request((5,), 16, 0, sampling=replace(THREE_STEPS, max_denoising_steps=5))
         ).result()
     assert result.num_steps == 5 and len(filled) == 2  # with the prompt, and without
+
+
+def test_memory_that_runs_out_in_a_padded_step(micro, by_torch):
+    """After it has written what it could: all begins anew, in the buffers that are there."""
+    with Engine(load_model(micro, operations=TRITON), micro, CONFIG) as engine:
+        path, calls = engine._loop._runner._path, 0
+        compute = path.compute
+
+        def fail_once(shape):
+            nonlocal calls
+            calls += 1
+            compute(shape)
+            if calls == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        path.compute = fail_once
+        futures = {i: engine.submit(mixed()[i]) for i in (2, 4)}
+        results = {i: future.result(timeout=120) for i, future in futures.items()}
+        assert engine.stats.out_of_memory_total == 1
+    for i, result in results.items():
+        assert result.token_ids == by_torch[i].token_ids
+        assert result.num_steps == by_torch[i].num_steps
