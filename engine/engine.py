@@ -98,7 +98,7 @@ class Engine:
         # products once they are more than the cores; the engine's shall be the only one that lives.
         with ThreadPoolExecutor(1) as executor:
             loading = executor.submit(
-                load_model, path, _torch_dtype(dtype), device, Quantization(preset)
+                load_model, path, torch_dtype(dtype), device, Quantization(preset)
             )
             return executor.submit(cls, loading.result(), path, config, trace).result()
 
@@ -114,7 +114,7 @@ class Engine:
         """How load would spend this memory; reads config.json alone. Raises as load does."""
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
         return plan_for_folder(
-            path, Quantization(preset), _torch_dtype(dtype), max_memory_bytes, config
+            path, Quantization(preset), torch_dtype(dtype), max_memory_bytes, config
         )
 
     @cached_property
@@ -250,7 +250,8 @@ class Engine:
                 future.set_exception(_copy(reason))
 
 
-def _torch_dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
+    """float32 or bfloat16. EngineError for another name."""
     if name not in _DTYPES:
         raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {name!r}")
     return _DTYPES[name]

@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves
 
 from dgq.engine.canvas import EngineLimits, Generation
 from dgq.engine.checkpoint import load_model
-from dgq.engine.config import ModelConfig
 from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import EngineError
@@ -19,46 +18,17 @@ from dgq.engine.loop import Loop
 from dgq.engine.memory_plan import MemoryCosts, plan_memory
 from dgq.engine.quantization import Quantization
 from dgq.engine.request import Request, SamplingConfig
+from dgq.engine.shapes import PUBLISHED
 from dgq.engine.trace import NO_TRACE
 
 GB = 10**9
 BF16, EXPERTS, NF4 = map(Quantization, ("bf16", "nf4-experts", "nf4"))
 DOUBLE = Quantization("nf4", double_quantization=True)
-PUBLISHED = {
-    "model_type": "diffusion_gemma",
-    "canvas_length": 256,
-    "text_config": {
-        "vocab_size": 262_144,
-        "hidden_size": 2816,
-        "intermediate_size": 2112,
-        "moe_intermediate_size": 704,
-        "num_experts": 128,
-        "top_k_experts": 8,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "num_global_key_value_heads": 2,
-        "head_dim": 256,
-        "global_head_dim": 512,
-        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5,
-        "sliding_window": 1024,
-        "max_position_embeddings": 262_144,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
-            "full_attention": {
-                "rope_type": "proportional",
-                "partial_rotary_factor": 0.25,
-                "rope_theta": 1_000_000.0,
-            },
-        },
-    },
-}
-"""What decides shapes in google/diffusiongemma-26B-A4B-it's config.json."""
 
 
 @pytest.fixture(scope="module")
 def published():
-    return ModelConfig.from_dict(PUBLISHED)
+    return PUBLISHED
 
 
 def plan(config, quantization, budget_bytes, **wanted):

@@ -1,0 +1,81 @@
+"""The most memory that eight canvases take, each behind a long text of its own."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from .engines import (
+    answer_all,
+    config_of,
+    open_engine,
+    random_requests,
+    room_for,
+    why_it_does_not_fit,
+)
+from .memory_use import forget_peak, peak, peak_in_words
+from .section import Group, Measure, Row, Settings
+from .tables import as_table, quantity
+
+NUM_CANVASES = 8
+_STEPS = 4
+
+
+class MemorySection:
+    """Peak memory by preset."""
+
+    name = "memory"
+    title = f"Memory of {NUM_CANVASES} canvases"
+
+    def groups(self, settings: Settings) -> Sequence[Group]:
+        """Each four-bit preset, and nf4 with its scales quantized too."""
+        presets = [preset for preset in settings.presets if preset != "bf16"]
+        if "nf4" in presets:
+            presets.append("nf4, double")
+        point = f"{NUM_CANVASES} canvases behind {_context_tokens(settings):,} tokens"
+        return [Group(preset, (point,)) for preset in presets]
+
+    @contextmanager
+    def open(self, settings: Settings, group: str) -> Iterator[Measure]:
+        """An engine that holds just that much."""
+        config, context = config_of(settings), _context_tokens(settings)
+        width = config.canvas_length
+        room = room_for(NUM_CANVASES, width, context)
+        if reason := why_it_does_not_fit(settings, group, room):
+            yield lambda point: {"preset": group, "skipped": reason}
+            return
+        forget_peak(settings)
+        with open_engine(settings, group, room) as engine:
+
+            def measure(point: str) -> Row:
+                requests = random_requests(config, NUM_CANVASES, context, width, _STEPS)
+                _, seconds = answer_all(engine, requests)
+                return {
+                    "preset": group,
+                    "canvases": NUM_CANVASES,
+                    "context_tokens": context,
+                    "seconds": seconds,
+                    **peak(settings),
+                }
+
+            yield measure
+
+    def table(self, settings: Settings, rows: Sequence[Row]) -> str:
+        """Peaks in GB."""
+        lines = [
+            [
+                row["preset"],
+                f"{row['context_tokens']:,}",
+                quantity(row["peak_tensor_bytes"] / 1e9) if "peak_tensor_bytes" in row else "",
+                peak_in_words(row),
+                quantity(row["device_used_bytes"] / 1e9) if "device_used_bytes" in row else "",
+            ]
+            for row in rows
+            if "context_tokens" in row
+        ]
+        held = "held by torch, GB" if settings.on_gpu else "process, GB"
+        heads = ["preset", "tokens of context each", "tensors, GB", held, "of the device, GB"]
+        return as_table(heads, lines)
+
+
+def _context_tokens(settings: Settings) -> int:
+    """4,096; on a CPU, which cannot say what a GPU would take, as many as are quick."""
+    return 4096 if settings.on_gpu else 256
