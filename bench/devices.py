@@ -38,14 +38,12 @@ DEVICES = (
 )
 
 
-def find_device(name: str) -> Device | None:
-    """The device that a driver's name for it means, None if the table has it not.
+_DRIVER_NAMES = {"H100 80GB HBM3": "H100 SXM"}
+"""Where the driver's name is another; an H100 PCIe or NVL, say, is another device."""
 
-    An H100 PCIe or NVL, an H200 or a laptop's 4090 is another device than its namesake here.
-    """
-    plain = name.removeprefix("NVIDIA ").removeprefix("GeForce ")
-    others = ("PCIe", "NVL", "Laptop", "MIG", " D", "L40", "Ti")
-    if any(word in plain for word in others):
-        return None
-    wanted = "H100 SXM" if plain.startswith("H100") else plain
-    return next((device for device in DEVICES if device.name == wanted), None)
+
+def find_device(driver_name: str) -> Device | None:
+    """The device that the driver calls so; None if the table has it not."""
+    plain = driver_name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+    name = _DRIVER_NAMES.get(plain, plain)
+    return next((device for device in DEVICES if device.name == name), None)
