@@ -22,6 +22,7 @@ from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import EngineError
 from dgq.engine.generation_config import read_json
+from dgq.engine.kernel_choice import choose_dtype, choose_operations
 from dgq.engine.memory_plan import plan_memory
 from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.quantization import UNQUANTIZED, Quantization
@@ -101,9 +102,12 @@ def why_it_does_not_fit(settings: Settings, preset: str, wanted: EngineConfig) -
     if not settings.on_gpu:
         return None
     budget = torch.cuda.get_device_properties(settings.device).total_memory - DRIVER_BYTES
-    dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+    dtype = choose_dtype(settings.dtype, settings.device)
+    operations = choose_operations("auto", settings.device)
     try:
-        plan = plan_memory(config_of(settings), quantization_of(preset), dtype, budget, wanted)
+        plan = plan_memory(
+            config_of(settings), quantization_of(preset), dtype, budget, wanted, operations
+        )
     except EngineError as error:
         return str(error)
     got = plan.engine_config

@@ -28,6 +28,7 @@ from dgq.engine.memory_plan import (
     plan_memory,
 )
 from dgq.engine.quantization import Quantization
+from dgq.engine.triton_operations import TRITON
 
 from .devices import DEVICES, GB, Device
 from .tables import as_table, quantity
@@ -126,7 +127,12 @@ def plan_for(device: Device, config: ModelConfig, quantization: Quantization) ->
     wanted = EngineConfig(max_canvases=32, max_rows=32 * config.canvas_length)
     try:
         return plan_memory(
-            config, quantization, torch.bfloat16, device.memory_bytes - DRIVER_BYTES, wanted
+            config,
+            quantization,
+            torch.bfloat16,
+            device.memory_bytes - DRIVER_BYTES,
+            wanted,
+            TRITON,
         )
     except EngineError:
         return None

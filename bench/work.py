@@ -6,7 +6,8 @@ A multiplication with its addition is two operations. Bytes are those that canno
   once where rows are many (nf4_linear.py): read in 4.5 bits, written and read again in 16;
 - keys and values that are seen, once for each canvas and layer, and those of the rows, written;
 - rows between launches, in 16 bits: what a product reads and writes, and each norm with its residual;
-- of the head, the logits that self-conditioning reads again.
+- of the head, the embeddings once for every HEAD_ROWS rows, and the logits that self-conditioning reads
+  again.
 
 Instructions are those that decode NF4 in registers, the only ones that compete with the products. An
 expert's weights are decoded for each tile of its rows (grouped_experts.py).
@@ -16,6 +17,7 @@ from dataclasses import dataclass, fields
 
 from dgq.engine.config import ModelConfig
 from dgq.engine.quantization import Quantization
+from dgq.engine.triton_operations import HEAD_ROWS
 from dgq.kernels.grouped_experts import tile_height
 from dgq.kernels.nf4_linear import CROSSOVER_ROWS
 
@@ -105,7 +107,7 @@ def count_step(config: ModelConfig, quantization: Quantization, step: StepShape)
     num_heads = 0 if step.reads else 1
     head = Work(
         2.0 * rows * vocabulary * hidden,
-        _ROW_BYTES * (vocabulary * hidden + rows * hidden + rows * vocabulary),
+        _ROW_BYTES * (_chunks(rows) * vocabulary * hidden + rows * hidden + rows * vocabulary),
     )
     return StepWork(
         experts=_experts(config, quantization, rows) * len(layers),
@@ -117,6 +119,11 @@ def count_step(config: ModelConfig, quantization: Quantization, step: StepShape)
         self_conditioning_mlp=_gated_mlp(hidden, config.intermediate_size, rows, False) * num_heads,
         router_and_norms=(norms + router) * len(layers),
     )
+
+
+def _chunks(rows: int) -> int:
+    """How often the head reads the embeddings."""
+    return -(-rows // HEAD_ROWS)
 
 
 def _covers(quantization: Quantization, name: str) -> bool:
@@ -208,7 +215,7 @@ def _soft_embeddings(config: ModelConfig, rows: int, dense_share: float) -> Work
     """softmax(logits) E: over the vocabulary for dense rows, gathered for the others."""
     hidden, vocabulary = config.hidden_size, config.vocab_size
     dense, sparse = rows * dense_share, rows * (1 - dense_share)
-    embeddings = vocabulary * hidden if dense else 0
+    embeddings = _chunks(rows) * vocabulary * hidden if dense else 0
     return Work(
         2.0 * dense * vocabulary * hidden + 2.0 * sparse * SURVIVORS * hidden,
         _ROW_BYTES

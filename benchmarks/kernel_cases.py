@@ -115,8 +115,8 @@ def norm() -> object:
 
 
 def rotation() -> object:
-    """The queries of a full-attention layer."""
-    table = empty(256, FULL_HEAD_SIZE)
+    """The queries of a full-attention layer, which turns a quarter of its pairs."""
+    table = empty(256, FULL_HEAD_SIZE // 8)
     return rotate(empty(256, QUERY_HEADS, FULL_HEAD_SIZE), table, table)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .config import ModelConfig
 from .norm import RMSNorm
+from .operations import Operations
 
 LayerKV = tuple[Tensor, Tensor]
 """Keys (already rotated) and values, each [batch, num_kv_heads, length, head_dim]."""
@@ -33,30 +34,20 @@ class Rotary:
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """positions [..] -> cos, sin, each [.., 1, num_angles]."""
-        inverse_frequencies = self.inverse_frequencies.to(positions.device)
-        angles = positions[..., None, None].float() * inverse_frequencies
+        if (
+            self.inverse_frequencies.device != positions.device
+        ):  # once: copying waits for the device
+            self.inverse_frequencies = self.inverse_frequencies.to(positions.device)
+        angles = positions[..., None, None].float() * self.inverse_frequencies
         return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + head_dim/2) of the last dimension, for i < num_angles, in place.
-
-    The other pairs stay: "proportional" rotary embeddings turn a part of them only.
-    """
-    num_angles, half = cos.shape[-1], x.shape[-1] // 2
-    first, second = x[..., :num_angles], x[..., half : half + num_angles]
-    turned_first = first * cos - second * sin
-    turned_second = second * cos + first * sin
-    first.copy_(turned_first)
-    second.copy_(turned_second)
-    return x
 
 
 class Attention(nn.Module):
     """Grouped-query attention with normed queries and keys, scale 1."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, operations: Operations) -> None:
         super().__init__()
+        self.operations = operations
         full = config.is_full(layer)
         self.head_dim = config.head_dim_full if full else config.head_dim
         num_kv_heads = config.num_key_value_heads_full if full else config.num_key_value_heads
@@ -69,18 +60,18 @@ class Attention(nn.Module):
             else nn.Linear(config.hidden_size, num_kv_heads * self.head_dim, bias=False)
         )
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
-        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
-        self.v_norm = RMSNorm(self.head_dim, config.rms_norm_eps, with_scale=False)
+        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps, operations)
+        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps, operations)
+        self.v_norm = RMSNorm(self.head_dim, config.rms_norm_eps, operations, with_scale=False)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """x [.., d], rotary [.., 1, num_angles] each -> output [.., d]."""
         heads = (*x.shape[:-1], -1, self.head_dim)
-        cos, sin = rotary
-        query = rotate_(self.q_norm(self.q_proj(x).view(heads)), cos, sin)
+        rotate = self.operations.rotate
+        query = rotate(self.q_norm(self.q_proj(x).view(heads)), rotary)
         raw_key = self.k_proj(x).view(heads)
         raw_value = raw_key if self.v_proj is None else self.v_proj(x).view(heads)
-        key = rotate_(self.k_norm(raw_key), cos, sin)
+        key = rotate(self.k_norm(raw_key), rotary)
         output: Tensor = self.o_proj(attend(query, key, self.v_norm(raw_value)).flatten(-2))
         return output
 

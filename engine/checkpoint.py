@@ -25,7 +25,9 @@ from .generation_config import read_json
 from .model import DiffusionGemma
 from .nf4_storage import Taker, takers
 from .nf4_weight import Nf4Weight, hold_in_nf4
+from .operations import Operations
 from .quantization import UNQUANTIZED, Quantization, quantization_of
+from .torch_operations import TORCH
 from .weight_files import FETCH, StoredTensor, stored_tensors
 
 _VISION_PREFIXES = ("encoder.vision_tower.", "encoder.embed_vision.")
@@ -38,10 +40,12 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     quantization: Quantization = UNQUANTIZED,
+    operations: Operations = TORCH,
 ) -> DiffusionGemma:
     """The model of a checkpoint folder, its weights as ``dtype``, ready for inference.
 
     quantization: which weights to quantize on the way; a folder that is quantized keeps its own.
+    operations: how the model is to compute.
     CheckpointError names the file or tensor that is missing, misshapen, unexpected or broken.
     """
     stored = read_quantization(folder)
@@ -49,7 +53,7 @@ def load_model(
         raise CheckpointError(
             f"{folder} is quantized already, as {stored.preset}; load it as it is"
         )
-    model = empty_model(folder, quantization if stored.is_none else stored)
+    model = empty_model(folder, quantization if stored.is_none else stored, operations)
     wanted = _takers(model, dtype, device, from_nf4=not stored.is_none)
     own, copies = sort_tensors(folder, wanted)
     for tensor in own:
@@ -127,12 +131,14 @@ def check_dense(tensor: Tensor, shape: torch.Size) -> None:
         )
 
 
-def empty_model(folder: Path, quantization: Quantization) -> DiffusionGemma:
+def empty_model(
+    folder: Path, quantization: Quantization, operations: Operations = TORCH
+) -> DiffusionGemma:
     """The model of a folder's config.json, without memory. CheckpointError for a wrong config.json."""
     config = ModelConfig.from_file(folder / "config.json")
     with torch.device("meta"):
-        model = DiffusionGemma(config)
-        hold_in_nf4(model, quantization)
+        model = DiffusionGemma(config, operations)
+        hold_in_nf4(model, quantization, operations)
     return model
 
 

@@ -106,6 +106,14 @@ class ModelConfig:
             partial_rotary_factor_full=_rope(rope, FULL, "proportional", "partial_rotary_factor"),
         )
 
+    @property
+    def attention_width(self) -> int:
+        """Elements of a row's queries and keys in the widest layer."""
+        return max(
+            (self.num_attention_heads + self.num_key_value_heads) * self.head_dim,
+            (self.num_attention_heads + self.num_key_value_heads_full) * self.head_dim_full,
+        )
+
     def is_full(self, layer: int) -> bool:
         """Whether this layer attends to the whole prefix."""
         return self.layer_types[layer] == FULL

@@ -57,6 +57,11 @@ def to_uniforms(bits: Tensor) -> Tensor:
     return _shift(bits, 64 - _UNIFORM_BITS).to(torch.float32) * 2.0**-_UNIFORM_BITS
 
 
+def to_uniform_pairs(bits: Tensor) -> Tensor:
+    """int64 bits -> two independent float32 in [0, 1) from each, [.., 2]; the first: as to_uniforms."""
+    return torch.stack([to_uniforms(bits), to_uniforms(bits << _UNIFORM_BITS)], dim=-1)
+
+
 def to_tokens(bits: Tensor, vocab_size: int) -> Tensor:
     """int64 bits -> token ids in [0, vocab_size), of the same shape. vocab_size <= 2**23."""
     return (_shift(bits, 64 - _TOKEN_BITS) * vocab_size) >> _TOKEN_BITS

@@ -18,6 +18,7 @@ from .engine_config import DEFAULT_ENGINE_CONFIG, EngineConfig
 from .errors import EngineError, RequestError
 from .faults import error_for
 from .generation_config import read_generation_config
+from .kernel_choice import choose_dtype, choose_operations
 from .loop import Loop
 from .memory_plan import MemoryPlan, plan_for_folder
 from .model import DiffusionGemma
@@ -28,8 +29,6 @@ from .tokenizer import Tokenizer
 from .trace import NO_TRACE, Trace
 
 DEFAULT_MODEL_PATH = Path(__file__).parent / "dgq-tiny"
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Engine:
@@ -74,8 +73,9 @@ class Engine:
         cls,
         model_path: Path | None = None,
         *,
-        dtype: str = "float32",
+        dtype: str = "auto",
         device: str = "cpu",
+        kernels: str = "auto",
         preset: str = UNQUANTIZED.preset,
         max_memory_bytes: int | None = None,
         config: EngineConfig = DEFAULT_ENGINE_CONFIG,
@@ -83,6 +83,7 @@ class Engine:
     ) -> Self:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
+        dtype, kernels: see engine_config.py.
         preset: what to hold in four bits, see quantization.py; a folder that is quantized stays as
         it is. max_memory_bytes: the engine is made to fit, see memory_plan.py; ``config`` bounds it.
         trace: told of every step, by the engine's thread; to be closed after the engine.
@@ -91,22 +92,31 @@ class Engine:
         """
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
         if max_memory_bytes is not None:
-            config = cls.plan(
-                path, dtype=dtype, preset=preset, max_memory_bytes=max_memory_bytes, config=config
-            ).engine_config
+            plan = cls.plan(
+                path,
+                dtype=dtype,
+                device=device,
+                kernels=kernels,
+                preset=preset,
+                max_memory_bytes=max_memory_bytes,
+                config=config,
+            )
+            config = plan.engine_config
+        wanted = choose_dtype(dtype, device), device, Quantization(preset)
+        operations = choose_operations(kernels, device)
         # OpenMP keeps a team of threads for each thread that computes, and lets all teams sleep between
         # products once they are more than the cores; the engine's shall be the only one that lives.
         with ThreadPoolExecutor(1) as executor:
-            loading = executor.submit(
-                load_model, path, torch_dtype(dtype), device, Quantization(preset)
-            )
+            loading = executor.submit(load_model, path, *wanted, operations)
             return executor.submit(cls, loading.result(), path, config, trace).result()
 
     @staticmethod
     def plan(
         model_path: Path | None = None,
         *,
-        dtype: str = "float32",
+        dtype: str = "auto",
+        device: str = "cpu",
+        kernels: str = "auto",
         preset: str = UNQUANTIZED.preset,
         max_memory_bytes: int,
         config: EngineConfig = DEFAULT_ENGINE_CONFIG,
@@ -114,7 +124,12 @@ class Engine:
         """How load would spend this memory; reads config.json alone. Raises as load does."""
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
         return plan_for_folder(
-            path, Quantization(preset), torch_dtype(dtype), max_memory_bytes, config
+            path,
+            Quantization(preset),
+            choose_dtype(dtype, device),
+            max_memory_bytes,
+            config,
+            choose_operations(kernels, device),
         )
 
     @cached_property
@@ -248,13 +263,6 @@ class Engine:
         for future in futures.values():
             if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
                 future.set_exception(_copy(reason))
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """float32 or bfloat16. EngineError for another name."""
-    if name not in _DTYPES:
-        raise EngineError(f"dtype must be one of {', '.join(_DTYPES)}, not {name!r}")
-    return _DTYPES[name]
 
 
 def _copy(error: EngineError) -> EngineError:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
-from .nf4_weight import Nf4Weight, expert_weight
+from .nf4_weight import Nf4Weight, held
 from .norm import RMSNorm
+from .operations import Operations
 
 LEAST_ROWS = 16
 """Rows from which on a matrix product gives each row the same result in any company."""
@@ -48,21 +49,19 @@ class GatedMLP(nn.Module):
 class Router(nn.Module):
     """Chooses top-k experts of a row from its raw residual; weights sum to 1 before their scales."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, operations: Operations) -> None:
         super().__init__()
+        self.operations = operations
         self.top_k = config.top_k_experts
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, with_scale=False)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, operations, with_scale=False)
         self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [T, d] -> probabilities fp32 [T, E], weights fp32 [T, K], experts int64 [T, K]."""
+        """x [T, d] -> scores [T, E], weights fp32 [T, K], experts int64 [T, K]."""
         scores = self.proj(self.norm(x) * self.scale * x.shape[-1] ** -0.5)
-        probabilities = scores.softmax(dim=-1, dtype=torch.float32)
-        weights, experts = probabilities.topk(self.top_k, dim=-1)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-        return probabilities, weights * self.per_expert_scale[experts], experts
+        return scores, *self.operations.route(scores, self.per_expert_scale, self.top_k)
 
 
 class Experts(nn.Module):
@@ -71,35 +70,14 @@ class Experts(nn.Module):
     gate_up_proj: Tensor | Nf4Weight  # [E, 2 I, d]
     down_proj: Tensor | Nf4Weight  # [E, d, I]
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, operations: Operations) -> None:
         super().__init__()
+        self.operations = operations
         experts, size = config.num_experts, config.moe_intermediate_size
-        self.num_experts = experts
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * size, config.hidden_size))
         self.down_proj = nn.Parameter(torch.empty(experts, config.hidden_size, size))
 
     def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        """x [T, d], weights and experts [T, K] -> [T, d]. Rows are sorted by expert and back."""
-        num_chosen = experts.shape[1]
-        order = experts.flatten().argsort(stable=True)
-        counts = torch.bincount(experts.flatten(), minlength=self.num_experts).tolist()
-        sorted_x = x.index_select(0, order // num_chosen)
-        results = x.new_empty(len(order), x.shape[1])
-        start = 0
-        for expert, count in enumerate(counts):
-            if count:
-                # Fewer rows would take another path through the product, with other roundings.
-                first = max(min(start, len(order) - LEAST_ROWS), 0)
-                rows = sorted_x[first : max(start + count, first + LEAST_ROWS)]
-                own = self._expert(expert, rows)[start - first :][:count]
-                results.index_copy_(0, order[start : start + count], own)
-                start += count
-        results = results.view(*experts.shape, -1)
-        output = results[:, 0] * weights[:, :1]
-        for k in range(1, num_chosen):
-            output = output.addcmul(results[:, k], weights[:, k : k + 1])
-        return output.to(x.dtype)
-
-    def _expert(self, expert: int, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, expert_weight(self.gate_up_proj, expert, x.dtype)).chunk(2, dim=-1)
-        return F.linear(gelu_tanh(gate) * up, expert_weight(self.down_proj, expert, x.dtype))
+        """x [T, d], weights and experts [T, K] -> [T, d]."""
+        gate_up_proj, down_proj = held(self.gate_up_proj), held(self.down_proj)
+        return self.operations.experts(x, gate_up_proj, down_proj, weights, experts)

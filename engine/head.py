@@ -1,4 +1,4 @@
-"""From hidden states to all that a step needs of the vocabulary, in tiles of rows and of tokens.
+"""torch's head: hidden states to all that a step needs of the vocabulary, in tiles of rows and tokens.
 
 Per row: the most probable token, a sample, the entropy, and the expected embedding, which is the
 next step's self-conditioning. With z = logits / temperature, each tile of the vocabulary gives its
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .feedforward import LEAST_ROWS
-from .model import DiffusionGemma
+from .operations import RowReadings
 from .sampler import InverseCdf
 
 TILE_ELEMENTS = 1 << 18
@@ -42,16 +42,6 @@ _SMALLEST_EXPONENT = -80.0
 
 
 @dataclass(frozen=True, slots=True)
-class RowReadings:
-    """What one step says of R rows: int64 [R], int64 [R], fp32 [R] in nats, [R, d]."""
-
-    argmax: Tensor
-    sampled: Tensor
-    entropy: Tensor
-    soft_embeddings: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class HeadTiling:
     """Sizes of the tiles, and whether expected embeddings may be sparse."""
 
@@ -64,34 +54,28 @@ DEFAULT_TILING = HeadTiling()
 
 
 def read_rows(
-    model: DiffusionGemma,
     hidden: Tensor,
+    embedding: Tensor,
+    softcap: float,
     temperature: Tensor,
     uniforms: Tensor,
     tiling: HeadTiling = DEFAULT_TILING,
 ) -> RowReadings:
-    """hidden [R, d] after the final norm; temperature and uniforms fp32 [R]."""
+    """hidden [R, d] after the final norm, embedding [V, d]; temperature and uniforms fp32 [R]."""
     argmax = hidden.new_empty(len(hidden), dtype=torch.int64)
     readings = RowReadings(
         argmax, torch.empty_like(argmax), torch.empty_like(uniforms), torch.empty_like(hidden)
     )
-    num_tokens = min(tiling.tile_tokens, model.config.vocab_size)
+    num_tokens = min(tiling.tile_tokens, len(embedding))
     num_rows = max(LEAST_ROWS, tiling.tile_elements // num_tokens)
     for rows in _row_tiles(len(hidden), num_rows):
-        tile = _TileReader(model, hidden[rows], temperature[rows], num_tokens).read(
-            uniforms[rows], tiling.sparse
-        )
+        reader = _TileReader(hidden[rows], embedding, softcap, temperature[rows], num_tokens)
+        tile = reader.read(uniforms[rows], tiling.sparse)
         readings.argmax[rows] = tile.argmax
         readings.sampled[rows] = tile.sampled
         readings.entropy[rows] = tile.entropy
         readings.soft_embeddings[rows] = tile.soft_embeddings
     return readings
-
-
-def log_probabilities(model: DiffusionGemma, hidden: Tensor) -> Tensor:
-    """hidden [R, d] -> log-softmax at temperature 1, fp32 [R, V]; for few rows at a time."""
-    rows = _at_least(torch.arange(len(hidden), device=hidden.device))
-    return model.logits(hidden[rows]).log_softmax(dim=-1)[: len(hidden)]
 
 
 def _row_tiles(num_rows: int, tile: int) -> Iterator[Tensor | slice]:
@@ -110,12 +94,17 @@ class _TileReader:
     """The head on one tile of rows."""
 
     def __init__(
-        self, model: DiffusionGemma, hidden: Tensor, temperature: Tensor, num_tokens: int
+        self,
+        hidden: Tensor,
+        embedding: Tensor,
+        softcap: float,
+        temperature: Tensor,
+        num_tokens: int,
     ) -> None:
-        """hidden [R, d], temperature [R]; num_tokens: columns of a tile."""
-        self._weight = model.decoder.embed_tokens.weight
-        self._cap = model.config.final_logit_softcapping
-        self._scale = model.config.hidden_size**0.5
+        """hidden [R, d], embedding [V, d], temperature [R]; num_tokens: columns of a tile."""
+        self._weight = embedding
+        self._cap = softcap
+        self._scale = embedding.shape[1] ** 0.5
         self._hidden = hidden
         self._temperature = temperature[:, None]
         self._tokens = [
@@ -176,7 +165,7 @@ class _TileReader:
         for i, tokens in enumerate(self._tokens):
             rows = (tiles == i).nonzero()[:, 0]
             if len(rows):
-                e = self._e(tokens, maximum, _at_least(rows))[: len(rows)]
+                e = self._e(tokens, maximum, at_least(rows))[: len(rows)]
                 sampled[rows] = InverseCdf().sample(e, rest[rows]) + tokens.start
         return sampled
 
@@ -192,7 +181,7 @@ class _TileReader:
         weights = (share * (self._scale / kept)[:, None]).to(self._weight.dtype)
         soft: Tensor = F.embedding_bag(tokens, self._weight, per_sample_weights=weights, mode="sum")
         if len(rows):
-            soft[rows] = self._dense(maximum, _at_least(rows))[: len(rows)]
+            soft[rows] = self._dense(maximum, at_least(rows))[: len(rows)]
         return soft
 
     def _dense(self, maximum: Tensor, rows: Tensor | None) -> Tensor:
@@ -218,7 +207,7 @@ def _pick(values: Tensor, rows: Tensor | None) -> Tensor:
     return values if rows is None else values[rows]
 
 
-def _at_least(rows: Tensor) -> Tensor:
-    """Row numbers, the last one repeated up to LEAST_ROWS; see _row_tiles."""
+def at_least(rows: Tensor) -> Tensor:
+    """Row numbers, the last one repeated up to LEAST_ROWS: fewer rows might round otherwise."""
     missing = LEAST_ROWS - len(rows)
     return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing)])

@@ -13,7 +13,6 @@ from .canvas import Generation, Verdict
 from .engine_config import EngineConfig
 from .errors import RequestError, RequestTooLarge
 from .faults import is_out_of_memory
-from .head import HeadTiling
 from .model import DiffusionGemma
 from .pages import PAGE_TOKENS, PagePool
 from .request import ROW_MULTIPLE, Result
@@ -45,7 +44,7 @@ class Loop:
             model,
             config.max_canvases,
             num_pages,
-            HeadTiling(sparse=config.sparse_self_conditioning),
+            sparse=config.sparse_self_conditioning,
         )
         pages = PagePool(num_pages, share=config.share_prefixes)
         self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)

@@ -5,8 +5,8 @@ Everything is counted from the checkpoint's shapes, before anything is allocated
 - *weights*, to the byte: those of the model that load_model builds;
 - *keys and values*: what one token takes in all layers of the KV pool;
 - *a canvas*: its slot in the canvas table;
-- *a row of a step*: the largest of its intermediate tensors that live at once, see ``_row_bytes``;
-- *the step's own*: a weight that is decoded from four bits while it is used, and the head's tiles.
+- *a step*: the largest of its intermediate tensors that live at once, a weight that is decoded from
+  four bits among them; the operations say how large (operations.py).
 
 Rows are cut down first, for as long as they are more than the blocks whose texts would fit beside them;
 then what is left goes to keys and values. The budget is for what is counted here. Beside it, a GPU's
@@ -24,9 +24,9 @@ from .config import ModelConfig
 from .engine_config import EngineConfig
 from .errors import EngineError
 from .feedforward import LEAST_ROWS
-from .head import TILE_ELEMENTS
 from .model import DiffusionGemma
 from .nf4_weight import Nf4Weight, hold_in_nf4
+from .operations import Operations, Workspace
 from .pages import PAGE_TOKENS
 from .quantization import PRESETS, Quantization
 from .scheduler import LEAST_READ_ROWS
@@ -38,31 +38,28 @@ SHORT_CONTEXT_TOKENS = 512
 _LIKELY_CONTEXT_TOKENS = 1024
 """Of a block, where rows are weighed against keys and values."""
 
-_DECODING_BYTES = 20
-"""Per element of a weight while it is decoded: indices, codes and products (dgq.kernels.nf4)."""
-
-_HEAD_TENSORS = 6
-"""fp32 tensors of the head's tile that live at once (head.py)."""
-
 
 @dataclass(frozen=True, slots=True)
 class MemoryCosts:
-    """Bytes of one model in one format. per_step: whatever the number of rows."""
+    """Bytes of one model in one format, computed in one way. step: of its intermediate tensors."""
 
     weights: int
     per_kv_token: int
     per_canvas: int
-    per_row: int
-    per_step: int
+    step: Workspace
 
     @classmethod
     def of(
-        cls, config: ModelConfig, quantization: Quantization, dtype: torch.dtype
+        cls,
+        config: ModelConfig,
+        quantization: Quantization,
+        dtype: torch.dtype,
+        operations: Operations,
     ) -> "MemoryCosts":
         """CheckpointError for a shape that the preset cannot hold."""
         with torch.device("meta"):
-            model = DiffusionGemma(config)
-            hold_in_nf4(model, quantization)
+            model = DiffusionGemma(config, operations)
+            hold_in_nf4(model, quantization, operations)
         held = {
             name: module for name, module in model.named_modules() if isinstance(module, Nf4Weight)
         }
@@ -70,13 +67,12 @@ class MemoryCosts:
             tensor.nbytes if name.rpartition(".")[0] in held else tensor.numel() * dtype.itemsize
             for name, tensor in model.state_dict().items()
         )
-        decoded = max((_decoded_elements(weight) for weight in held.values()), default=0)
+        shapes = [weight.shape for weight in held.values()]
         return cls(
             weights=weights,
             per_kv_token=_kv_token_bytes(config, dtype),
             per_canvas=_canvas_bytes(config, dtype),
-            per_row=_row_bytes(config, dtype),
-            per_step=decoded * _DECODING_BYTES + 4 * _HEAD_TENSORS * _head_elements(config),
+            step=operations.workspace(config, shapes, dtype),
         )
 
 
@@ -138,6 +134,7 @@ def plan_for_folder(
     dtype: torch.dtype,
     budget_bytes: int,
     wanted: EngineConfig,
+    operations: Operations,
 ) -> MemoryPlan:
     """As plan_memory, for a checkpoint's folder; one that is quantized stays as it is.
 
@@ -147,7 +144,7 @@ def plan_for_folder(
     config = ModelConfig.from_file(folder / "config.json")
     if not stored.is_none:
         quantization = stored
-    return plan_memory(config, quantization, dtype, budget_bytes, wanted)
+    return plan_memory(config, quantization, dtype, budget_bytes, wanted, operations)
 
 
 def plan_memory(
@@ -156,6 +153,7 @@ def plan_memory(
     dtype: torch.dtype,
     budget_bytes: int,
     wanted: EngineConfig,
+    operations: Operations,
 ) -> MemoryPlan:
     """Fit an engine into a budget.
 
@@ -164,7 +162,7 @@ def plan_memory(
 
     EngineError with the arithmetic where not even one canvas fits, and which preset would.
     """
-    costs = MemoryCosts.of(config, quantization, dtype)
+    costs = MemoryCosts.of(config, quantization, dtype, operations)
     width = config.canvas_length
     rows = wanted.max_rows
     while True:
@@ -175,7 +173,7 @@ def plan_memory(
             break
         rows = max(rows - width, width)
     if num_tokens < _least_kv_tokens(config):
-        raise EngineError(_refusal(config, quantization, dtype, budget_bytes, costs))
+        raise EngineError(_refusal(config, quantization, dtype, budget_bytes, costs, operations))
     useful = canvases * min(LONG_CONTEXT_TOKENS + width, config.max_position_embeddings)
     num_tokens = min(num_tokens, max(useful, wanted.max_kv_tokens)) // PAGE_TOKENS * PAGE_TOKENS
     chosen = replace(wanted, max_canvases=canvases, max_rows=rows, max_kv_tokens=num_tokens)
@@ -196,7 +194,7 @@ def _least_kv_tokens(config: ModelConfig) -> int:
 
 def _step_bytes(costs: MemoryCosts, max_rows: int) -> int:
     """Reading may take a few rows more than the budget."""
-    return costs.per_step + costs.per_row * (max_rows + LEAST_READ_ROWS)
+    return costs.step.of(max_rows + LEAST_READ_ROWS)
 
 
 def _refusal(
@@ -205,13 +203,15 @@ def _refusal(
     dtype: torch.dtype,
     budget_bytes: int,
     costs: MemoryCosts,
+    operations: Operations,
 ) -> str:
     width, tokens = config.canvas_length, _least_kv_tokens(config)
     needed = _least_bytes(costs, config)
     smaller = [
         preset
         for preset in PRESETS
-        if (other := MemoryCosts.of(config, Quantization(preset), dtype)).weights < costs.weights
+        if (other := MemoryCosts.of(config, Quantization(preset), dtype, operations)).weights
+        < costs.weights
         and _least_bytes(other, config) <= budget_bytes
     ]
     advice = f"; the preset {smaller[0]} would fit" if smaller else ""
@@ -238,32 +238,6 @@ def _kv_token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 def _canvas_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """A slot of canvas_table.py: two ids, two flags and a soft embedding per row, three counts."""
     return config.canvas_length * (2 * 8 + 2 + config.hidden_size * dtype.itemsize) + 3 * 8
-
-
-def _row_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Of one row, what lives at once where a step is largest; the residual and soft embedding beside it.
-
-    In the experts: the chosen rows, sorted, and their results; of one expert, gate, up, their product
-    and its own result; the sum in fp32. In attention: queries, keys and values, rotated and not, and the
-    outcome.
-    """
-    hidden, inner, size = config.hidden_size, config.moe_intermediate_size, dtype.itemsize
-    experts = (2 * config.top_k_experts * hidden + 3 * inner + hidden) * size + 8 * hidden
-    heads = max(
-        (config.num_attention_heads + config.num_key_value_heads) * config.head_dim,
-        (config.num_attention_heads + config.num_key_value_heads_full) * config.head_dim_full,
-    )
-    attention = 4 * heads * size + 4 * heads
-    return 6 * hidden * size + max(experts, attention)
-
-
-def _decoded_elements(weight: Nf4Weight) -> int:
-    """Of what is decoded at once: a linear layer's weight, or one expert's."""
-    return weight.shape[-2] * weight.shape[-1]
-
-
-def _head_elements(config: ModelConfig) -> int:
-    return max(TILE_ELEMENTS, LEAST_ROWS * config.hidden_size)
 
 
 def _size(num_bytes: int) -> str:

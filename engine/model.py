@@ -13,7 +13,8 @@ the last ``sliding_window - 1`` cached tokens and the whole canvas.
 ``encode`` and ``denoise`` work on padded ``[batch, length]`` tensors and are differentiable: for
 training, and the plain form that tests compare with. ``read_and_denoise`` is the engine's: texts that
 are read and canvases that are denoised as one flat batch of rows. Parameter names are the
-checkpoint's without the leading ``model.``.
+checkpoint's without the leading ``model.``. The modules leave most of the arithmetic to an
+``Operations``: torch's, or the Triton kernels (operations.py).
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from .attention import Attend, Attention, LayerKV, PaddedAttend, Rotary
 from .config import ModelConfig
 from .feedforward import Experts, GatedMLP, Router, gelu_tanh
 from .norm import RMSNorm
+from .operations import Operations, RowReadings
+from .torch_operations import TORCH
 
 
 class Layer(nn.Module):
@@ -34,20 +37,20 @@ class Layer(nn.Module):
 
     layer_scalar: Tensor
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, operations: Operations) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.rms_norm_eps
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config, layer, operations)
         self.mlp = GatedMLP(size, config.intermediate_size)
-        self.router = Router(config)
-        self.experts = Experts(config)
-        self.input_layernorm = RMSNorm(size, eps)
-        self.post_attention_layernorm = RMSNorm(size, eps)
-        self.pre_feedforward_layernorm = RMSNorm(size, eps)
-        self.post_feedforward_layernorm = RMSNorm(size, eps)
-        self.post_feedforward_layernorm_1 = RMSNorm(size, eps)
-        self.post_feedforward_layernorm_2 = RMSNorm(size, eps)
-        self.pre_feedforward_layernorm_2 = RMSNorm(size, eps)
+        self.router = Router(config, operations)
+        self.experts = Experts(config, operations)
+        self.input_layernorm = RMSNorm(size, eps, operations)
+        self.post_attention_layernorm = RMSNorm(size, eps, operations)
+        self.pre_feedforward_layernorm = RMSNorm(size, eps, operations)
+        self.post_feedforward_layernorm = RMSNorm(size, eps, operations)
+        self.post_feedforward_layernorm_1 = RMSNorm(size, eps, operations)
+        self.post_feedforward_layernorm_2 = RMSNorm(size, eps, operations)
+        self.pre_feedforward_layernorm_2 = RMSNorm(size, eps, operations)
         self.register_buffer("layer_scalar", torch.ones(1))
 
     def forward(
@@ -59,24 +62,24 @@ class Layer(nn.Module):
     ) -> Tensor:
         """x [.., d] -> [.., d]; layer_scalar [1], or [.., 1] where rows differ."""
         attended = self.self_attn(self.input_layernorm(x), rotary, attend)
-        x = x + self.post_attention_layernorm(attended)
+        x = self.post_attention_layernorm(attended, residual=x)
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
         flat = x.view(-1, x.shape[-1])
         _, weights, experts = self.router(flat)
         routed = self.experts(self.pre_feedforward_layernorm_2(flat), weights, experts)
         routed = self.post_feedforward_layernorm_2(routed).view_as(x)
-        x = x + self.post_feedforward_layernorm(dense + routed)
+        x = self.post_feedforward_layernorm(dense + routed, residual=x)
         return x * layer_scalar
 
 
 class SelfConditioning(nn.Module):
     """Adds what the last step believed to the canvas's embeddings; runs with zeros at step one."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, operations: Operations) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.rms_norm_eps
-        self.pre_norm = RMSNorm(size, eps)
-        self.post_norm = RMSNorm(size, eps, with_scale=False)
+        self.pre_norm = RMSNorm(size, eps, operations)
+        self.post_norm = RMSNorm(size, eps, operations, with_scale=False)
         self.gate_proj = nn.Linear(size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, size, bias=False)
@@ -96,13 +99,13 @@ class DecoderStack(nn.Module):
 
     layers: Sequence[Layer]  # as nn.Module's own typing cannot say it
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, operations: Operations) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        layers = [Layer(config, i) for i in range(len(config.layer_types))]
+        layers = [Layer(config, i, operations) for i in range(len(config.layer_types))]
         self.layers = cast(Sequence[Layer], nn.ModuleList(layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_conditioning = SelfConditioning(config)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, operations)
+        self.self_conditioning = SelfConditioning(config, operations)
 
 
 class EncoderScalar(nn.Module):
@@ -135,12 +138,13 @@ class EncoderStack(nn.Module):
 
 
 class DiffusionGemma(nn.Module):
-    """The text model of a DiffusionGemma checkpoint."""
+    """The text model of a DiffusionGemma checkpoint; operations: how it computes."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, operations: Operations = TORCH) -> None:
         super().__init__()
         self.config = config
-        self.decoder = DecoderStack(config)
+        self.operations = operations
+        self.decoder = DecoderStack(config, operations)
         self.encoder = EncoderStack(config)
         self.rotary_sliding = Rotary(config.head_dim, config.rope_theta_sliding)
         self.rotary_full = Rotary(
@@ -150,7 +154,8 @@ class DiffusionGemma(nn.Module):
     def embed(self, token_ids: Tensor) -> Tensor:
         """token_ids [..] -> [.., d], scaled by sqrt(d) rounded to the weights' dtype."""
         weight = self.decoder.embed_tokens.weight
-        scale = torch.tensor(self.config.hidden_size**0.5, dtype=weight.dtype, device=weight.device)
+        # A number of the host's is no copy to the device, which a CUDA graph could not hold.
+        scale = torch.tensor(self.config.hidden_size**0.5, dtype=weight.dtype, device="cpu")
         return F.embedding(token_ids, weight) * scale
 
     def encode(
@@ -239,6 +244,13 @@ class DiffusionGemma(nn.Module):
             x = layer(x, rotary_full if self.config.is_full(i) else rotary_sliding, attend, scalar)
         hidden: Tensor = self.decoder.norm(x[num_read : num_read + num_canvas])
         return hidden
+
+    def read_rows(
+        self, hidden: Tensor, temperature: Tensor, bits: Tensor, *, sparse: bool
+    ) -> RowReadings:
+        """hidden [R, d] after the final norm, temperature fp32 [R], bits int64 [R]; see Operations."""
+        embedding, cap = self.decoder.embed_tokens.weight, self.config.final_logit_softcapping
+        return self.operations.read_rows(hidden, embedding, cap, temperature, bits, sparse=sparse)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [.., d] -> softcapped logits, fp32 [.., V]."""

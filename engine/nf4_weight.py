@@ -1,10 +1,7 @@
 """Weights held in NF4, in place of a linear layer's or the experts' own.
 
-The products here are the plain ones: a weight is decoded, then multiplied. A row's result depends on
-the decoded weights and on nothing else that is new.
+How a product decodes them is the operations' business.
 """
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +11,11 @@ from dgq.kernels.nf4 import (
     NESTED_BLOCK_SIZE,
     NestedScales,
     Nf4Tensor,
-    dequantize,
     nested_codebook,
 )
-from dgq.kernels.nf4_linear import nf4_linear_reference
 
 from .errors import CheckpointError
+from .operations import Operations, Weight
 from .quantization import Quantization
 
 
@@ -64,40 +60,28 @@ class Nf4Weight(nn.Module):
             nested = NestedScales(code, self.nested_absmax, self.nested_offset)
         return Nf4Tensor(self.packed, self.absmax, nested)
 
-    def dense_expert(self, expert: int, dtype: torch.dtype) -> Tensor:
-        """One expert's weight of [E, N, K], decoded: [N, K]."""
-        own = Nf4Tensor(self.packed[expert], self.absmax[expert])
-        nested = self.tensor.nested
-        if nested is not None:
-            blocks = self.absmax[expert].numel()
-            places = torch.arange(expert * blocks, (expert + 1) * blocks, device=own.absmax.device)
-            # Blocks of scales do not end where an expert's do, so each scale gets its own.
-            per_scale = nested.absmax[places // NESTED_BLOCK_SIZE].view(own.absmax.shape)
-            scales = nested.code[own.absmax.long()] * per_scale + nested.offset
-            own = replace(own, absmax=scales)
-        return dequantize(own, dtype)
-
 
 class Nf4Linear(nn.Module):
     """A linear layer without bias whose weight [N, K] is NF4."""
 
-    def __init__(self, shape: torch.Size, double_quantization: bool) -> None:
+    def __init__(
+        self, shape: torch.Size, double_quantization: bool, operations: Operations
+    ) -> None:
         super().__init__()
+        self.operations = operations
         self.weight = Nf4Weight(shape, double_quantization)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., K] -> [.., N]."""
-        return nf4_linear_reference(x, self.weight.tensor)
+        return self.operations.nf4_linear(x, self.weight.tensor)
 
 
-def expert_weight(weight: Tensor | Nf4Weight, expert: int, dtype: torch.dtype) -> Tensor:
-    """One expert's weight of [E, N, K], of this dtype if it must be decoded: [N, K]."""
-    if isinstance(weight, Nf4Weight):
-        return weight.dense_expert(expert, dtype)
-    return weight[expert]
+def held(weight: Tensor | Nf4Weight) -> Weight:
+    """A weight as the operations take it."""
+    return weight.tensor if isinstance(weight, Nf4Weight) else weight
 
 
-def hold_in_nf4(model: nn.Module, quantization: Quantization) -> None:
+def hold_in_nf4(model: nn.Module, quantization: Quantization, operations: Operations) -> None:
     """Make the covered weights of a model NF4 ones, yet to be filled; what they held is gone.
 
     CheckpointError names a weight whose rows cannot be cut into blocks.
@@ -114,7 +98,7 @@ def hold_in_nf4(model: nn.Module, quantization: Quantization) -> None:
         holder = model.get_submodule(parent)
         if isinstance(holder, nn.Linear):
             above, _, own = parent.rpartition(".")
-            linear = Nf4Linear(weight.shape, quantization.double_quantization)
+            linear = Nf4Linear(weight.shape, quantization.double_quantization, operations)
             setattr(model.get_submodule(above), own, linear)
         else:
             delattr(holder, leaf)

@@ -1,9 +1,10 @@
 """What a request asks to be told of the last step of its canvas, beside the tokens."""
 
+import torch
 from torch import Tensor
 
 from .canvas import Generation
-from .head import log_probabilities
+from .head import at_least
 from .model import DiffusionGemma
 from .request import Candidates
 
@@ -19,6 +20,12 @@ def scores_of(
         tuple(log_probabilities(model, hidden[row : row + 1])[0, list(tokens)].tolist())
         for row, tokens in generation.request.scored
     )
+
+
+def log_probabilities(model: DiffusionGemma, hidden: Tensor) -> Tensor:
+    """hidden [R, d] -> log-softmax at temperature 1, fp32 [R, V]; for few rows at a time."""
+    rows = at_least(torch.arange(len(hidden), device=hidden.device))
+    return model.logits(hidden[rows]).log_softmax(dim=-1)[: len(hidden)]
 
 
 def candidates_of(model: DiffusionGemma, hidden: Tensor, generation: Generation) -> Candidates:

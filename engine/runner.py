@@ -13,10 +13,10 @@ from torch import Tensor
 from .canvas import Generation, Outcome
 from .canvas_table import CanvasTable
 from .draws import Purpose, draw_bits, to_uniforms
-from .head import HeadTiling, RowReadings, read_rows
 from .kv_pool import KVPool
 from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
+from .operations import RowReadings
 from .paged import PagedAttend
 from .readout import candidates_of, scores_of
 from .scheduler import Plan
@@ -49,12 +49,13 @@ class Runner:
     """The device path. One thread only."""
 
     def __init__(
-        self, model: DiffusionGemma, max_canvases: int, num_pages: int, tiling: HeadTiling
+        self, model: DiffusionGemma, max_canvases: int, num_pages: int, *, sparse: bool
     ) -> None:
+        """sparse: whether soft embeddings may leave some probability out, see Operations."""
         weight = model.decoder.embed_tokens.weight
         config = model.config
         self._model = model
-        self._tiling = tiling
+        self._sparse = sparse
         self._device = weight.device
         self._table = CanvasTable(config, max_canvases, weight.dtype, weight.device)
         self._pool = KVPool(config, num_pages, weight.dtype, weight.device)
@@ -152,13 +153,9 @@ class Runner:
     ) -> RowReadings:
         """The head on free rows, at grid's places in [B, num_rows]."""
         temperature = rules.schedule.temperature(rules.num_steps_allowed - steps)
-        uniforms = to_uniforms(draw_bits(rules.keys, Purpose.SAMPLE, steps, num_rows))
-        return read_rows(
-            self._model,
-            hidden,
-            temperature[grid // num_rows],
-            uniforms.view(-1)[grid],
-            self._tiling,
+        bits = draw_bits(rules.keys, Purpose.SAMPLE, steps, num_rows)
+        return self._model.read_rows(
+            hidden, temperature[grid // num_rows], bits.view(-1)[grid], sparse=self._sparse
         )
 
     def _outcomes(

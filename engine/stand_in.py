@@ -30,13 +30,16 @@ from dgq.kernels.nf4 import (
 )
 
 from .checkpoint import empty_model, place
-from .engine import Engine, torch_dtype
+from .engine import Engine
 from .engine_config import DEFAULT_ENGINE_CONFIG, EngineConfig
 from .errors import EngineError
+from .kernel_choice import choose_dtype, choose_operations
 from .model import DiffusionGemma
 from .nf4_weight import Nf4Weight
+from .operations import Operations
 from .quantization import UNQUANTIZED, Quantization
 from .shapes import SHAPES
+from .torch_operations import TORCH
 from .trace import NO_TRACE, Trace
 
 _NEAR_ONE = 0.1
@@ -67,21 +70,21 @@ def stand_in_folder(shape: str) -> Iterator[Path]:
 def stand_in_engine(
     shape: str,
     *,
-    dtype: str = "float32",
+    dtype: str = "auto",
     device: str = "cpu",
+    kernels: str = "auto",
     preset: str = UNQUANTIZED.preset,
     double_quantization: bool = False,
     config: EngineConfig = DEFAULT_ENGINE_CONFIG,
     trace: Trace = NO_TRACE,
 ) -> Iterator[Engine]:
     """An engine on a stand-in, closed at the end; arguments as Engine.load's."""
-    quantization = Quantization(preset, double_quantization)
+    wanted = choose_dtype(dtype, device), device, Quantization(preset, double_quantization)
+    operations = choose_operations(kernels, device)
     with stand_in_folder(shape) as folder:
         # In a thread of its own as in Engine.load: its team of OpenMP threads shall not live on.
         with ThreadPoolExecutor(1) as executor:
-            model = executor.submit(
-                stand_in_model, folder, torch_dtype(dtype), device, quantization
-            ).result()
+            model = executor.submit(stand_in_model, folder, *wanted, operations).result()
         with Engine(model, folder, config, trace) as engine:
             yield engine
 
@@ -91,10 +94,11 @@ def stand_in_model(
     dtype: torch.dtype,
     device: torch.device | str,
     quantization: Quantization,
+    operations: Operations = TORCH,
     seed: int = 0,
 ) -> DiffusionGemma:
     """The model of a folder's config.json with random weights, ready for inference."""
-    model = empty_model(folder, quantization)
+    model = empty_model(folder, quantization, operations)
     draws = _Draws(torch.device(device), dtype, seed)
     quantized = {
         name: module for name, module in model.named_modules() if isinstance(module, Nf4Weight)

@@ -41,6 +41,13 @@ ExpertWeight = Tensor | Nf4Tensor
 _LARGEST_BLOCK_ROWS = 128
 
 
+def dense_expert(weight: ExpertWeight, expert: int, dtype: torch.dtype) -> Tensor:
+    """One expert's weight [outputs, depth], decoded into the dtype if it is NF4."""
+    if not isinstance(weight, Nf4Tensor):
+        return weight[expert]
+    return dequantize(weight.part(expert), dtype)
+
+
 def grouped_experts_reference(
     x: Tensor, gate_up_proj: ExpertWeight, down_proj: ExpertWeight, weights: Tensor, experts: Tensor
 ) -> Tensor:
@@ -50,9 +57,9 @@ def grouped_experts_reference(
         rows, choices = (experts == expert).nonzero(as_tuple=True)
         if not len(rows):
             continue
-        gate, up = F.linear(x[rows], _dense(gate_up_proj, expert, x.dtype)).chunk(2, dim=-1)
+        gate, up = F.linear(x[rows], dense_expert(gate_up_proj, expert, x.dtype)).chunk(2, dim=-1)
         inner = F.gelu(gate, approximate="tanh") * up
-        result = F.linear(inner, _dense(down_proj, expert, x.dtype)).float()
+        result = F.linear(inner, dense_expert(down_proj, expert, x.dtype)).float()
         output.index_add_(0, rows, result * weights[rows, choices, None])
     return output.to(x.dtype)
 
@@ -155,12 +162,6 @@ def tile_height(num_slots: int, num_experts: int) -> int:
 def launch_options(block_rows: int) -> dict[str, int]:
     """Warps and pipeline stages; and all registers, else ptxas may aim at 128 and spill."""
     return {"num_warps": 8 if block_rows >= 128 else 4, "num_stages": 3, "maxnreg": 255}
-
-
-def _dense(weight: ExpertWeight, expert: int, dtype: torch.dtype) -> Tensor:
-    if not isinstance(weight, Nf4Tensor):
-        return weight[expert]
-    return dequantize(weight.part(expert), dtype)
 
 
 @triton.jit

@@ -27,12 +27,15 @@ except ModuleNotFoundError:
             return self
 
     triton = tl = _Absent()
-    HAS_TRITON = False
+    HAS_TRITON = IS_INTERPRETED = False
 else:
     HAS_TRITON = True
+    IS_INTERPRETED = bool(triton.knobs.runtime.interpret)
+    """Whether kernels run in Triton's interpreter, on tensors of the CPU: TRITON_INTERPRET=1."""
 
 __all__ = [
     "HAS_TRITON",
+    "IS_INTERPRETED",
     "check",
     "check_inputs",
     "has_large_tiles",

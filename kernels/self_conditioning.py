@@ -34,7 +34,9 @@ from .launch import check_inputs, largest_divisor, tl, triton
 from .vocabulary_head import TILE_TOKENS, VocabularyReadings
 
 MAX_SURVIVORS = 64
+
 MAX_DROPPED_MASS = 1e-4
+"""Of a sparse row, by default; with 0 every row is dense."""
 
 THRESHOLD = -10.0
 """Log of the smallest surviving probability over the largest."""
@@ -65,12 +67,17 @@ def self_conditioning_reference(logits: Tensor, embedding: Tensor, normalizer: f
     return (probabilities @ embedding.float() * normalizer).to(embedding.dtype)
 
 
-def self_conditioning(readings: VocabularyReadings, embedding: Tensor, normalizer: float) -> Tensor:
+def self_conditioning(
+    readings: VocabularyReadings,
+    embedding: Tensor,
+    normalizer: float,
+    max_dropped_mass: float = MAX_DROPPED_MASS,
+) -> Tensor:
     """The readings of R rows with their logits, embedding [V, d] -> soft embeddings [R, d].
 
     KernelError for readings without logits, or a d that is no multiple of 16.
     """
-    survivors = find_survivors(readings)
+    survivors = find_survivors(readings, max_dropped_mass)
     num_rows, depth = len(readings.argmax), embedding.shape[1]
     soft = embedding.new_empty(num_rows, depth)
     widest = (256,) if launch.has_large_tiles(embedding) else ()
@@ -130,7 +137,9 @@ def self_conditioning(readings: VocabularyReadings, embedding: Tensor, normalize
     return soft
 
 
-def find_survivors(readings: VocabularyReadings) -> Survivors:
+def find_survivors(
+    readings: VocabularyReadings, max_dropped_mass: float = MAX_DROPPED_MASS
+) -> Survivors:
     """Which tokens matter, and whether they are few enough. KernelError without logits."""
     logits = readings.logits
     if logits is None:
@@ -158,7 +167,7 @@ def find_survivors(readings: VocabularyReadings) -> Survivors:
         num_rows,
         num_tiles,
         THRESHOLD,
-        MAX_DROPPED_MASS,
+        max_dropped_mass,
         VOCABULARY=vocabulary,
         TILE=TILE_TOKENS,
         MAX_SURVIVORS=MAX_SURVIVORS,

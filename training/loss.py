@@ -18,7 +18,8 @@ class RouterWatch:
             layer.router.register_forward_hook(self._keep)
 
     def _keep(self, _module: nn.Module, _inputs: object, output: tuple[Tensor, ...]) -> None:
-        self.seen.append((output[0], output[2]))
+        scores, _, experts = output
+        self.seen.append((scores.softmax(dim=-1, dtype=torch.float32), experts))
 
     def balance_loss(self) -> Tensor:
         """num_experts * sum(share of rows * mean probability), 1 when balanced (Switch)."""

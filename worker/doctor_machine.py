@@ -1,4 +1,4 @@
-"""This machine's half of ``dgq doctor``: packages, GPU, model, disk."""
+"""This machine's half of ``dgq doctor``: packages, GPU, kernels, model, disk."""
 
 import importlib.util
 import json
@@ -20,6 +20,7 @@ from .settings import Settings, misspelt_variables
 GIB = 2**30
 LITTLE_DISK_GIB = 2.0
 NO_DISK_GIB = 0.1
+COMPILERS = ("gcc", "clang")
 POINTER = b"version https://git-lfs"
 
 
@@ -28,6 +29,7 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     yield from _settings()
     yield _packages()
     yield _gpu(settings)
+    yield _kernels(settings)
     yield _model(settings)
     yield _disk(settings)
 
@@ -74,6 +76,26 @@ def _gpu(settings: Settings) -> Finding:
         return Finding("gpu", "ok", "none; dgq-tiny runs on the CPU")
     what = "none; a large model takes minutes for a job on a CPU"
     return Finding("gpu", "warning", what, "run the workers where there is a GPU")
+
+
+def _kernels(settings: Settings) -> Finding:
+    """Who will compute, and whether Triton has what it needs."""
+    if settings.kernels == "torch":
+        return Finding("kernels", "ok", "torch, as the setting kernels says")
+    if not _has_nvidia_device():
+        if settings.kernels == "triton":
+            what = "the setting kernels says triton, and there is no NVIDIA GPU"
+            return Finding("kernels", "problem", what, "set DGQ_KERNELS=auto")
+        return Finding("kernels", "ok", "torch; Triton's are for NVIDIA GPUs")
+    instead = ", or set DGQ_KERNELS=torch, which is slower"
+    if importlib.util.find_spec("triton") is None:
+        level: Level = "problem" if settings.kernels == "triton" else "warning"
+        what = "Triton is not installed, so torch computes on the GPU"
+        return Finding("kernels", level, what, "pip install 'dgq[worker]'" + instead)
+    if not any(map(shutil.which, COMPILERS)):
+        what = f"Triton compiles its launchers, and there is neither {' nor '.join(COMPILERS)}"
+        return Finding("kernels", "problem", what, "apt-get install gcc libc6-dev" + instead)
+    return Finding("kernels", "ok", f"triton {_version('triton')}")
 
 
 def _find_gpus() -> list[str]:

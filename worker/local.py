@@ -22,7 +22,7 @@ from dgq.pipelines.reading import BadLine, id_of
 from dgq.pipelines.result import JobResult
 from dgq.pipelines.run import RunOptions, run_jobs
 
-from .host import load_engine
+from .host import DEFAULT_ENGINE_OPTIONS, EngineOptions, load_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,14 @@ class RunSettings:
     """What holds for all jobs of a run.
 
     ordered: results in input order. seed: for jobs without one of their own. max_attempts:
-    likewise; None takes the checkpoint's. preset, max_memory_bytes: see load_engine. trace_path: a
-    file for the engine's trace; replaced.
+    likewise; None takes the checkpoint's. engine: where and how it runs. trace_path: a file for the
+    engine's trace; replaced.
     """
 
     ordered: bool = False
     seed: int | None = None
     max_attempts: int | None = None
-    preset: str = "bf16"
-    max_memory_bytes: int | None = None
+    engine: EngineOptions = DEFAULT_ENGINE_OPTIONS
     trace_path: Path | None = None
 
 
@@ -80,12 +79,7 @@ def results_of(
     jobs = (with_settings(entry, settings) for entry in entries)
     with (
         _trace(settings.trace_path) as trace,
-        load_engine(
-            model_path,
-            preset=settings.preset,
-            max_memory_bytes=settings.max_memory_bytes,
-            trace=trace,
-        ) as engine,
+        load_engine(model_path, options=settings.engine, trace=trace) as engine,
         closing(run_jobs(jobs, engine, options=options)) as results,
     ):
         yield results

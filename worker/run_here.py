@@ -16,7 +16,7 @@ from . import exit_codes
 from .dry_run import dry_run
 from .errors import CommandError, UsageFault
 from .guard import say
-from .host import check_model_path
+from .host import EngineOptions, check_model_path
 from .interrupt import DelayedInterrupt
 from .jobs_input import STDIN, open_jobs
 from .local import RunSettings, results_of
@@ -32,12 +32,16 @@ from .tracing import check_trace
 class RunOptions:
     """The command line of ``dgq run``. jobs, out: paths, or ``-`` for stdin and stdout.
 
-    trace_path: where the engine's trace goes, if anywhere.
+    dtype, kernels: None where the settings decide. trace_path: where the engine's trace goes, if
+    anywhere.
     """
 
     jobs: str
     out: str
     model_path: Path | None
+    device: str
+    dtype: str | None
+    kernels: str | None
     preset: str
     max_memory_bytes: int | None
     ordered: bool
@@ -93,8 +97,13 @@ class Run:
             seed=self.options.seed,
             max_attempts=self.options.max_attempts,
             trace_path=self.options.trace_path,
-            preset=self.options.preset,
-            max_memory_bytes=self.options.max_memory_bytes,
+            engine=EngineOptions(
+                device=self.options.device,
+                dtype=self.settings.dtype,
+                kernels=self.settings.kernels,
+                preset=self.options.preset,
+                max_memory_bytes=self.options.max_memory_bytes,
+            ),
         )
         model_path = self.options.model_path or self.settings.model_path
         with DelayedInterrupt() as interrupt, results_of(entries, model_path, run_settings) as rows:
@@ -123,7 +132,7 @@ class Run:
 
 def run_command(options: RunOptions) -> int:
     """Do what the command line says; returns the exit code. Raises CommandError and DgqError."""
-    settings = load_settings()
+    settings = load_settings(dtype=options.dtype, kernels=options.kernels)
     check_model_path(options.model_path or settings.model_path)
     with open_jobs(options.jobs) as lines:
         if options.dry_run:

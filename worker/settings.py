@@ -3,7 +3,7 @@
 import difflib
 import os
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from dgq.engine.engine_config import DTYPES, KERNELS
 
 from .errors import UsageFault
 from .settings_files import read_dotenv, read_toml
@@ -30,6 +32,10 @@ _ANY_URL = r"^[A-Za-z][A-Za-z0-9+.-]*://"
 _KEY_PREFIX = r"^[A-Za-z0-9._:-]{1,64}$"
 _LABEL = r"[A-Za-z0-9._-]{1,100}"
 _LABELS = rf"^[\s,]*{_LABEL}\s*(,[\s,]*{_LABEL}\s*)*[\s,]*$"
+
+
+def _one_of(choices: Iterable[str]) -> str:
+    return f"^({'|'.join(choices)})$"
 
 
 def _user_folder(variable: str, default: str) -> Path:
@@ -98,6 +104,18 @@ class Settings(BaseSettings):
         None,
         validation_alias="DGQ_MODEL",
         description="A checkpoint folder. None: the shipped dgq-tiny.",
+    )
+    dtype: str = Field(
+        "auto",
+        pattern=_one_of(DTYPES),
+        description="Of the model's weights. auto: bfloat16 on a GPU, float32 on a CPU.",
+        json_schema_extra={"expected": f"one of {', '.join(DTYPES)}"},
+    )
+    kernels: str = Field(
+        "auto",
+        pattern=_one_of(KERNELS),
+        description="Who computes. auto: triton on a GPU where Triton is installed, else torch.",
+        json_schema_extra={"expected": f"one of {', '.join(KERNELS)}"},
     )
     serve: str | None = Field(
         None,

@@ -160,7 +160,7 @@ def test_workers_have_time_to_drain():
 def test_a_model_is_named_as_workers_see_it():
     given = services(MODELS_FOLDER="/srv/models", MODEL_NAME="big")["worker-0"]
     assert given["environment"]["DGQ_MODEL"] == "/models/big"
-    assert given["volumes"] == ["/srv/models:/models:ro"]
+    assert given["volumes"][0] == "/srv/models:/models:ro"
     assert services()["worker-0"]["environment"]["DGQ_MODEL"] == ""
 
 

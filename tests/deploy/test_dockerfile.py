@@ -11,8 +11,9 @@ from itertools import pairwise
 
 import pytest
 
+from dgq.worker.doctor_machine import COMPILERS
 from dgq.worker.fleet.metrics import WorkerMetrics
-from tests.deploy.files import DEPLOY, ROOT, image_settings
+from tests.deploy.files import DEPLOY, ROOT, image_settings, manifest, mounts, services
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 IMAGES = ("control", "worker")
@@ -110,6 +111,22 @@ def test_a_layer_for_torch_comes_before_the_code():
     torch = instructions.index(("RUN", "pip install --constraint constraints.txt torch"))
     code = next(i for i, (key, rest) in enumerate(instructions) if rest.startswith("engine"))
     assert torch < code
+
+
+def test_the_worker_can_compile_triton_s_launchers():
+    """A C compiler with headers, and a folder to keep them in that is its user's and writable."""
+    (install,) = (rest for rest in of("worker", "RUN") if "apt-get install" in rest)
+    assert "--no-install-recommends gcc libc6-dev " in install
+    assert "rm -rf /var/lib/apt/lists/*" in install
+    assert set(COMPILERS) & set(install.split())
+    folder = dict(word.split("=") for word in of("worker", "ENV")[-1].split())["TRITON_CACHE_DIR"]
+    assert f"install --directory --owner 10001 --group 10001 {folder}" in install
+    for name, service in services().items():
+        if service.get("build", {}).get("target") == "worker":
+            assert ("triton-cache", folder) in mounts(service), name
+    (container,) = manifest("Deployment", "dgq-worker")["spec"]["template"]["spec"]["containers"]
+    assert {"name": "triton-cache", "mountPath": folder} in container["volumeMounts"]
+    assert not any("apt-get" in rest for rest in of("control", "RUN"))
 
 
 @pytest.mark.parametrize("image", IMAGES)

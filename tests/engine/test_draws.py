@@ -9,6 +9,7 @@ from dgq.engine.draws import (
     canvas_key,
     draw_bits,
     to_tokens,
+    to_uniform_pairs,
     to_uniforms,
 )
 
@@ -93,6 +94,16 @@ def test_uniforms_are_uniform(purpose):
     assert abs(float(uniforms.mean()) - 0.5) < 4 / (12 * uniforms.numel()) ** 0.5
     assert abs(chi_square(uniforms, 64)) < 4
     assert abs(chi_square(uniforms * 4096 % 1.0, 64)) < 4  # the middle bits too
+
+
+def test_pairs_of_uniforms_are_two_of_one_draw():
+    pairs = to_uniform_pairs(bits_of(range(400), rows=256))
+    assert torch.equal(pairs[..., 0], to_uniforms(bits_of(range(400), rows=256)))
+    second = pairs[..., 1]
+    assert second.min() >= 0.0 and second.max() < 1.0
+    assert abs(chi_square(second, 64)) < 4
+    assert abs(chi_square(second * 4096 % 1.0, 64)) < 4
+    assert abs(correlation(pairs[..., 0], second)) < 4 / (400 * 256) ** 0.5
 
 
 def test_neighbours_are_not_correlated():

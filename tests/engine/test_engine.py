@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dgq.engine import runner
 from dgq.engine.checkpoint import load_model
 from dgq.engine.draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
 from dgq.engine.engine import Engine
@@ -371,25 +370,27 @@ def test_bad_settings(calm_checkpoint, settings, message):
 
 
 def test_a_dtype_that_is_not_served(calm_checkpoint):
-    with pytest.raises(EngineError, match="dtype must be one of float32, bfloat16, not 'int8'"):
+    with pytest.raises(
+        EngineError, match="dtype must be one of auto, bfloat16, float32, not 'int8'"
+    ):
         Engine.load(calm_checkpoint, dtype="int8")
 
 
 def count_rows(engine, monkeypatch):
     """Rows that the encoder reads, that are denoised, and that the head works on, in each step."""
     model = engine._loop._runner._model
-    steps, forward, read_rows = [], model.read_and_denoise, runner.read_rows
+    steps, forward, read_rows = [], model.read_and_denoise, model.read_rows
 
     def count_forward(read_ids, canvas_ids, *rest):
         steps.append([len(read_ids), len(canvas_ids), 0])
         return forward(read_ids, canvas_ids, *rest)
 
-    def count_head(model, hidden, *rest):
+    def count_head(hidden, *rest, **options):
         steps[-1][2] += len(hidden)
-        return read_rows(model, hidden, *rest)
+        return read_rows(hidden, *rest, **options)
 
     monkeypatch.setattr(model, "read_and_denoise", count_forward)
-    monkeypatch.setattr(runner, "read_rows", count_head)
+    monkeypatch.setattr(model, "read_rows", count_head)
     return steps
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from dgq.engine.feedforward import LEAST_ROWS, Experts, GatedMLP, gelu_tanh
+from dgq.engine.torch_operations import TORCH
 
 
 @dataclass
@@ -53,7 +54,7 @@ def test_gelu_of_a_row_does_not_depend_on_its_place(width):
 
 @pytest.fixture
 def experts():
-    experts = Experts(Sizes())
+    experts = Experts(Sizes(), TORCH)
     for i, parameter in enumerate(experts.parameters()):
         parameter.copy_(random(*parameter.shape, seed=i) * 0.3)
     return experts
@@ -131,7 +132,7 @@ def test_an_mlps_row_does_not_depend_on_its_company(size, intermediate):
 
 @pytest.mark.parametrize(("size", "intermediate", "num_experts"), [(32, 24, 6), (192, 192, 4)])
 def test_a_row_of_the_experts_does_not_depend_on_its_company(size, intermediate, num_experts):
-    experts = Experts(Sizes(num_experts, intermediate, size))
+    experts = Experts(Sizes(num_experts, intermediate, size), TORCH)
     for i, parameter in enumerate(experts.parameters()):
         parameter.copy_(random(*parameter.shape, seed=i) * 0.3)
     x = random(700, size)

@@ -1,16 +1,14 @@
 """The planner: exact on weights and pools, an upper bound on a step, at the published shape too."""
 
-import weakref
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from dgq.engine.canvas import EngineLimits, Generation
 from dgq.engine.checkpoint import load_model
+from dgq.engine.config import ModelConfig
 from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import EngineError
@@ -18,8 +16,12 @@ from dgq.engine.loop import Loop
 from dgq.engine.memory_plan import MemoryCosts, plan_memory
 from dgq.engine.quantization import Quantization
 from dgq.engine.request import Request, SamplingConfig
-from dgq.engine.shapes import PUBLISHED
+from dgq.engine.torch_operations import TORCH
 from dgq.engine.trace import NO_TRACE
+from dgq.engine.triton_operations import TRITON
+
+from .published import PUBLISHED
+from .tally import Tally
 
 GB = 10**9
 BF16, EXPERTS, NF4 = map(Quantization, ("bf16", "nf4-experts", "nf4"))
@@ -28,19 +30,21 @@ DOUBLE = Quantization("nf4", double_quantization=True)
 
 @pytest.fixture(scope="module")
 def published():
-    return PUBLISHED
+    return ModelConfig.from_dict(PUBLISHED)
 
 
-def plan(config, quantization, budget_bytes, **wanted):
+def plan(config, quantization, budget_bytes, operations=TORCH, **wanted):
     bounds = {"max_rows": 2048, "max_canvases": 32, "max_kv_tokens": 32768}
     engine_config = EngineConfig(**{**bounds, **wanted})
-    return plan_memory(config, quantization, torch.bfloat16, budget_bytes, engine_config)
+    return plan_memory(
+        config, quantization, torch.bfloat16, budget_bytes, engine_config, operations
+    )
 
 
 def test_the_published_models_weights(published):
     """51.65 GB on disk with 1.1 GB of vision; experts 45.68, attention 2.22, dense MLP 1.07."""
     gb = {
-        quantization: MemoryCosts.of(published, quantization, torch.bfloat16).weights / GB
+        quantization: MemoryCosts.of(published, quantization, torch.bfloat16, TORCH).weights / GB
         for quantization in (BF16, EXPERTS, NF4, DOUBLE)
     }
     assert gb[BF16] == pytest.approx(50.50, abs=0.01)
@@ -50,7 +54,7 @@ def test_the_published_models_weights(published):
 
 
 def test_the_published_models_keys_and_values(published):
-    costs = MemoryCosts.of(published, NF4, torch.bfloat16)
+    costs = MemoryCosts.of(published, NF4, torch.bfloat16, TORCH)
     assert costs.per_kv_token == 25 * 2 * 8 * 256 * 2 + 5 * 2 * 2 * 512 * 2 == 225_280
 
 
@@ -72,6 +76,20 @@ def test_blocks_in_flight_at_the_published_shape(
     assert made.blocks_in_flight(4096) == blocks_long
     assert made.blocks_in_flight(512) == blocks_short
     assert made.engine_config.max_kv_tokens >= blocks_long * (4096 + 256)
+
+
+def test_the_kernels_decode_in_registers_and_hold_512_rows_logits(published):
+    """torch's head has tiles of a MiB, but decodes an expert's weight with 20 bytes an element."""
+    by_torch, by_triton = (
+        MemoryCosts.of(published, NF4, torch.bfloat16, operations).step
+        for operations in (TORCH, TRITON)
+    )
+    assert by_torch.per_step > 20 * 8192 * 2816  # a query projection of the full-attention layers
+    assert by_triton.per_step == 2 * 8192 * 2816
+    assert by_triton.of(512) - by_triton.of(511) > 2 * 262_144
+    assert by_triton.of(513) - by_triton.of(512) == by_triton.per_row < by_torch.per_row
+    made = plan(published, NF4, 18 * GB, TRITON)
+    assert made.total_bytes <= 18 * GB and made.blocks_in_flight(512) >= 1
 
 
 @pytest.mark.parametrize("budget_gb", [18, 24])
@@ -111,37 +129,7 @@ def test_the_wanted_bounds_hold(published):
 def test_weights_are_counted_to_the_byte(quantization, dtype):
     model = load_model(DEFAULT_MODEL_PATH, dtype, quantization=quantization)
     held = sum(tensor.nbytes for tensor in model.state_dict().values())
-    assert MemoryCosts.of(model.config, quantization, dtype).weights == held
-
-
-class Tally(TorchDispatchMode):
-    """Bytes of the storages that are made while it is on, and the most that lived at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        known = {
-            leaf.untyped_storage()._cdata
-            for leaf in tree_leaves((args, kwargs))
-            if isinstance(leaf, torch.Tensor)
-        }
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                storage = leaf.untyped_storage()
-                if storage._cdata not in known and storage._cdata not in self.seen:
-                    self.seen.add(storage._cdata)
-                    self.now += storage.nbytes()
-                    self.peak = max(self.peak, self.now)
-                    weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-        return result
-
-    def _gone(self, key, num_bytes):
-        self.seen.discard(key)
-        self.now -= num_bytes
+    assert MemoryCosts.of(model.config, quantization, dtype, TORCH).weights == held
 
 
 @pytest.mark.parametrize("quantization", [BF16, DOUBLE], ids=str)
@@ -149,9 +137,9 @@ def test_a_real_engine_stays_within_its_plan(quantization):
     """Pools and steps of 1,024 rows, measured; the text's keys that torch gathers are small here."""
     model = load_model(DEFAULT_MODEL_PATH, quantization=quantization)
     wanted = EngineConfig(max_rows=1024, max_canvases=8, max_kv_tokens=4096)
-    costs = MemoryCosts.of(model.config, quantization, torch.float32)
+    costs = MemoryCosts.of(model.config, quantization, torch.float32, TORCH)
     budget = costs.weights + 200_000_000
-    made = plan_memory(model.config, quantization, torch.float32, budget, wanted)
+    made = plan_memory(model.config, quantization, torch.float32, budget, wanted, TORCH)
     limits = EngineLimits(
         vocab_size=model.config.vocab_size,
         canvas_length=256,

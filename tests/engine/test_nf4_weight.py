@@ -11,6 +11,7 @@ from dgq.engine.engine import Engine
 from dgq.engine.feedforward import LEAST_ROWS, Experts
 from dgq.engine.nf4_weight import Nf4Linear, Nf4Weight, hold_in_nf4
 from dgq.engine.quantization import Quantization
+from dgq.engine.torch_operations import TORCH
 from dgq.kernels import nf4
 
 from .conftest import text_of
@@ -41,9 +42,9 @@ def stack(make_layer):
 def experts_pair(double_quantization, dtype):
     """Experts in NF4, and plain ones that hold the decoded weights."""
     torch.manual_seed(3)
-    dense = Experts(Sizes())
-    model = stack(lambda layer: setattr(layer, "experts", Experts(Sizes())))
-    hold_in_nf4(model, Quantization("nf4-experts", double_quantization))
+    dense = Experts(Sizes(), TORCH)
+    model = stack(lambda layer: setattr(layer, "experts", Experts(Sizes(), TORCH)))
+    hold_in_nf4(model, Quantization("nf4-experts", double_quantization), TORCH)
     held = model.decoder.layers[0].experts
     for leaf in ("gate_up_proj", "down_proj"):
         weight = nf4.quantize(torch.randn(getattr(dense, leaf).shape), double_quantization)
@@ -81,7 +82,7 @@ def test_a_linear_layer_equals_one_with_the_decoded_weight(double_quantization):
     mlp = model.decoder.layers[0].mlp
     mlp.up_proj = nn.Linear(128, 96, bias=False)
     weight = nf4.quantize(mlp.up_proj.weight, double_quantization)
-    hold_in_nf4(model, Quantization("nf4", double_quantization))
+    hold_in_nf4(model, Quantization("nf4", double_quantization), TORCH)
     assert isinstance(mlp.up_proj, Nf4Linear)
     mlp.up_proj.weight.fill(weight)
     x = torch.randn(2, 20, 128)
@@ -96,7 +97,7 @@ def test_only_what_the_preset_covers_changes():
         layer.router.proj = nn.Linear(64, 64, bias=False)
 
     model = stack(make_layer)
-    hold_in_nf4(model, Quantization("nf4"))
+    hold_in_nf4(model, Quantization("nf4"), TORCH)
     held = [name for name, module in model.named_modules() if isinstance(module, Nf4Weight)]
     assert held == ["decoder.layers.0.mlp.up_proj.weight"]
 

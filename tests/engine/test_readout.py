@@ -8,7 +8,7 @@ import torch
 from dgq.engine.canvas import EngineLimits, Generation
 from dgq.engine.checkpoint import load_model
 from dgq.engine.engine import Engine
-from dgq.engine.readout import candidates_of, scores_of
+from dgq.engine.readout import candidates_of, log_probabilities, scores_of
 from dgq.engine.request import Request
 
 from .conftest import CANVAS_LENGTH, EOS_IDS, SAMPLING, VOCAB_SIZE
@@ -37,6 +37,17 @@ def generation(**fields):
 def hidden(model):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(CANVAS_LENGTH, model.config.hidden_size, generator=generator)
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 20])
+def test_log_probabilities_are_those_of_the_whole_vocabulary(model, count):
+    generator = torch.Generator().manual_seed(count)
+    hidden = torch.randn(count, model.config.hidden_size, generator=generator)
+    wanted = model.logits(hidden).double().log_softmax(dim=-1)
+    got = log_probabilities(model, hidden)
+    torch.testing.assert_close(got.double(), wanted, atol=1e-5, rtol=1e-5)
+    for row in range(count):
+        assert torch.equal(log_probabilities(model, hidden[row : row + 1])[0], got[row])
 
 
 def test_scores_are_log_probabilities_in_the_order_asked(model, hidden):

@@ -6,9 +6,7 @@ from dgq.kernels.rotary import rotate, rotate_reference
 
 
 def tables(rows, head_size, dtype, device, turned=1.0):
-    angles = torch.rand(rows, head_size // 2) * 6.28
-    angles[:, int(turned * head_size // 2) :] = 0.0
-    angles = torch.cat([angles, angles], dim=-1)
+    angles = torch.rand(rows, int(turned * head_size // 2)) * 6.28
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
@@ -17,22 +15,22 @@ def tables(rows, head_size, dtype, device, turned=1.0):
     [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)],
 )
 @pytest.mark.parametrize(
-    ("rows", "heads", "head_size"),
+    ("rows", "heads", "head_size", "turned"),
     [
-        (3, 16, 64),
-        (2, 3, 48),  # no powers of two
-        (1, 16, 512),  # several programs a row
+        (3, 16, 64, 1.0),
+        (2, 3, 48, 1.0),  # no powers of two
+        (1, 16, 512, 0.25),  # several programs a row, a part of the pairs
     ],
 )
-def test_equals_reference(rows, heads, head_size, dtype, tolerance, device):
+def test_equals_reference(rows, heads, head_size, turned, dtype, tolerance, device):
     torch.manual_seed(rows)
     x = torch.randn(rows, heads, head_size).to(device, dtype)
-    cos, sin = tables(rows, head_size, dtype, device)
+    cos, sin = tables(rows, head_size, dtype, device, turned)
     ours = rotate(x, cos, sin)
     torch.testing.assert_close(ours, rotate_reference(x, cos, sin), rtol=tolerance, atol=tolerance)
 
 
-def test_angles_of_zero_do_not_turn(device):
+def test_pairs_without_an_angle_do_not_turn(device):
     x = torch.randn(4, 2, 64, device=device)
     cos, sin = tables(4, 64, torch.float32, device, turned=0.25)
     turned = rotate(x, cos, sin)
@@ -49,6 +47,6 @@ def test_lengths_are_kept(device):
 
 def test_unsupported_shapes_are_refused(device):
     x = torch.randn(4, 2, 64, device=device)
-    cos, sin = tables(4, 32, torch.float32, device)
-    with pytest.raises(KernelError, match="heads of 64"):
-        rotate(x, cos, sin)
+    for rows, head_size in ((4, 128), (3, 64)):
+        with pytest.raises(KernelError, match="heads of 64"):
+            rotate(x, *tables(rows, head_size, torch.float32, device))

@@ -52,6 +52,14 @@ def test_all_rows_of_one_kind(spreads, rows, device):
     assert_close(ours, reference, 2e-3, 2e-4)
 
 
+def test_every_row_is_dense_where_nothing_may_be_dropped(device):
+    read, embedding = readings(5, 32, 140, device, spreads=(5.0,))
+    assert find_survivors(read, max_dropped_mass=0.0).is_dense.all()
+    ours = self_conditioning(read, embedding, NORMALIZER, max_dropped_mass=0.0)
+    reference = self_conditioning_reference(read.logits, embedding, NORMALIZER)
+    assert_close(ours, reference, 1e-5, 1e-6)
+
+
 def test_survivors_are_the_tokens_above_the_threshold(device):
     read, _ = readings(12, 32, 700, device)
     survivors = find_survivors(read)

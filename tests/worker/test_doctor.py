@@ -197,6 +197,29 @@ def test_gpus(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("kernels", "has_gpu", "missing", "level", "words"),
+    [
+        ("auto", False, None, "ok", "torch;"),
+        ("triton", False, None, "problem", "no NVIDIA GPU"),
+        ("torch", True, None, "ok", "torch, as the setting"),
+        ("auto", True, None, "ok", f"triton {version('triton')}"),
+        ("auto", True, "triton", "warning", "torch computes on the GPU"),
+        ("triton", True, "triton", "problem", "not installed"),
+        ("auto", True, "compiler", "problem", "neither gcc nor clang"),
+    ],
+)
+def test_kernels(tmp_path, monkeypatch, kernels, has_gpu, missing, level, words):
+    compilers = [] if missing == "compiler" else ["clang"]
+    monkeypatch.setattr(doctor_machine, "_has_nvidia_device", lambda: has_gpu)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in compilers else None)
+    if missing == "triton":
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = machine(Settings(data_folder=tmp_path, kernels=kernels))["kernels"]
+    assert found.level == level and words in found.what
+    assert (found.mend is None) == (level == "ok")
+
+
+@pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda folder: shutil.rmtree(folder), "does not exist"),

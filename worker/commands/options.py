@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from dgq.engine.engine_config import DTYPES, KERNELS
 from dgq.engine.quantization import PRESETS
 
 from .. import exit_codes
@@ -47,6 +48,24 @@ def _to_bytes(_: click.Context, param: click.Parameter, value: str | None) -> in
     return int(float(match[1]) * factor)
 
 
+device_option: Decorator = click.option(
+    "--device",
+    default="cpu",
+    metavar="DEVICE",
+    help="Where the model runs: cpu, cuda, cuda:1.  [default: cpu]",
+)
+dtype_option: Decorator = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Of the weights, in place of DGQ_DTYPE; auto: bfloat16 on a GPU, float32 on a CPU.  "
+    "[default: auto]",
+)
+kernels_option: Decorator = click.option(
+    "--kernels",
+    type=click.Choice(KERNELS),
+    help="Who computes, in place of DGQ_KERNELS; auto: triton on a GPU, torch elsewhere.  "
+    "[default: auto]",
+)
 quantize_option: Decorator = click.option(
     "--quantize",
     "preset",

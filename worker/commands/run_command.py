@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ..guard import guarded
-from .options import quantize_option, vram_option
+from .options import device_option, dtype_option, kernels_option, quantize_option, vram_option
 
 
 @click.command()
@@ -21,6 +21,9 @@ from .options import quantize_option, vram_option
     metavar="PATH",
     help="Checkpoint folder in the Hugging Face layout. [default: the shipped dgq-tiny]",
 )
+@device_option
+@dtype_option
+@kernels_option
 @quantize_option
 @vram_option
 @click.option("--ordered", is_flag=True, help="Results in input order, not as they finish.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import server_command
+from .options import dtype_option, kernels_option, server_command
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     metavar="DEVICES",
     help="Where the models run, dealt out in turn: cuda:0,cuda:1.  [default: cpu]",
 )
+@dtype_option
+@kernels_option
 @server_command
 def up(settings: "Settings", num_workers: int, devices: str) -> int:
     """Keep a private server and workers running until Ctrl-C.

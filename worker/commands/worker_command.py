@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import quantize_option, server_command, vram_option
+from .options import (
+    device_option,
+    dtype_option,
+    kernels_option,
+    quantize_option,
+    server_command,
+    vram_option,
+)
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -20,9 +27,9 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Checkpoint folder in the Hugging Face layout. [default: the shipped dgq-tiny]",
 )
-@click.option(
-    "--device", metavar="DEVICE", help="Where the model runs: cpu, cuda, cuda:1.  [default: cpu]"
-)
+@device_option
+@dtype_option
+@kernels_option
 @quantize_option
 @vram_option
 @click.option(
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
 @server_command
 def worker(
     settings: "Settings",
-    device: str | None,
+    device: str,
     preset: str,
     max_memory_bytes: int | None,
     name: str,
@@ -77,7 +84,7 @@ def worker(
     from ..fleet.logs import log_to_stderr
     from ..fleet.process import WorkerProcess
     from ..fleet.runner import EngineRunner, Runner, StubRunner
-    from ..host import load_engine
+    from ..host import EngineOptions, load_engine
 
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", name):
         raise UsageFault("--name takes up to 64 letters, digits, or any of . _ -")
@@ -90,13 +97,14 @@ def worker(
         if stub:
             runner = StubRunner(stub_seconds)
         else:
-            engine = load_engine(
-                settings.model_path,
-                device=device or "cpu",
+            options = EngineOptions(
+                device=device,
+                dtype=settings.dtype,
+                kernels=settings.kernels,
                 preset=preset,
                 max_memory_bytes=max_memory_bytes,
             )
-            runner = EngineRunner(engine)
+            runner = EngineRunner(load_engine(settings.model_path, options=options))
         try:
             return WorkerProcess(attached_settings, runner, name).run()
         finally:

@@ -1,0 +1,44 @@
+"""Which operations an engine computes with, and in which dtype."""
+
+import torch
+
+from dgq.kernels.launch import HAS_TRITON, IS_INTERPRETED
+
+from .engine_config import DTYPES, KERNELS
+from .errors import EngineError
+from .operations import Operations
+from .torch_operations import TORCH
+from .triton_operations import TRITON
+
+
+def choose_operations(kernels: str, device: str) -> Operations:
+    """kernels: one of KERNELS. EngineError for another, or for one that cannot run on the device."""
+    if kernels not in KERNELS:
+        raise EngineError(f"kernels must be one of {', '.join(KERNELS)}, not {kernels!r}")
+    on_gpu = _is_gpu(device)
+    if kernels == "auto":
+        return TRITON if on_gpu and HAS_TRITON else TORCH
+    if kernels == "torch":
+        return TORCH
+    if not HAS_TRITON:
+        raise EngineError(
+            "the triton kernels need the package triton (Linux); choose auto or torch"
+        )
+    if not on_gpu and not IS_INTERPRETED:
+        raise EngineError(
+            f"the triton kernels need a CUDA device, not {device}; choose auto or torch"
+        )
+    return TRITON
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """dtype: one of DTYPES. EngineError for another."""
+    if dtype not in DTYPES:
+        raise EngineError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if dtype == "auto":
+        return torch.bfloat16 if _is_gpu(device) else torch.float32
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def _is_gpu(device: str) -> bool:
+    return torch.device(device).type == "cuda"

@@ -1,0 +1,52 @@
+"""Who computes, and in which dtype, by what was asked and what there is."""
+
+import pytest
+import torch
+
+from dgq.engine import kernel_choice
+from dgq.engine.engine import Engine
+from dgq.engine.errors import EngineError
+from dgq.engine.kernel_choice import choose_dtype, choose_operations
+from dgq.engine.torch_operations import TORCH
+from dgq.engine.triton_operations import TRITON
+
+
+def test_auto_is_triton_on_a_gpu_that_has_it(monkeypatch):
+    assert choose_operations("auto", "cpu") is TORCH
+    assert choose_operations("auto", "cuda:1") is TRITON
+    assert choose_operations("torch", "cuda:1") is TORCH
+    monkeypatch.setattr(kernel_choice, "HAS_TRITON", False)
+    assert choose_operations("auto", "cuda") is TORCH
+
+
+def test_triton_runs_on_the_cpu_in_its_interpreter_only(monkeypatch):
+    assert choose_operations("triton", "cpu") is TRITON  # the interpreter, in these tests
+    monkeypatch.setattr(kernel_choice, "IS_INTERPRETED", False)
+    with pytest.raises(EngineError, match="need a CUDA device, not cpu; choose auto or torch"):
+        Engine.load(kernels="triton")
+    assert choose_operations("triton", "cuda") is TRITON
+    monkeypatch.setattr(kernel_choice, "HAS_TRITON", False)
+    with pytest.raises(EngineError, match="need the package triton"):
+        choose_operations("triton", "cuda")
+
+
+def test_auto_is_bfloat16_on_a_gpu():
+    assert choose_dtype("auto", "cpu") == choose_dtype("float32", "cuda") == torch.float32
+    assert choose_dtype("auto", "cuda:0") == choose_dtype("bfloat16", "cpu") == torch.bfloat16
+
+
+def test_other_names_are_refused():
+    with pytest.raises(EngineError, match="kernels must be one of auto, triton, torch, not 'cuda'"):
+        Engine.load(kernels="cuda")
+    with pytest.raises(EngineError, match="kernels must be one of"):
+        Engine.plan(kernels="", max_memory_bytes=10**9)
+    with pytest.raises(EngineError, match="dtype must be one of auto, bfloat16, float32"):
+        Engine.plan(dtype="half", max_memory_bytes=10**9)
+
+
+def test_a_plan_counts_in_the_dtype_and_kernels_of_the_device():
+    on_cpu, on_gpu = (
+        Engine.plan(device=device, max_memory_bytes=10**9).costs for device in ("cpu", "cuda")
+    )
+    assert on_cpu.weights == 2 * on_gpu.weights
+    assert on_cpu.step.per_head_row == 0 < on_gpu.step.per_head_row
