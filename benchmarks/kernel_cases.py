@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgq.kernels.canvas_attention import Canvases, canvas_attention
 from dgq.kernels.grouped_experts import grouped_experts
 from dgq.kernels.nf4 import NestedScales, Nf4Tensor
 from dgq.kernels.nf4_linear import nf4_linear
+from dgq.kernels.paged_attention import Segments, paged_attention
 from dgq.kernels.rms_norm import rms_norm
 from dgq.kernels.rotary import rotate
 from dgq.kernels.router import route
@@ -93,17 +93,19 @@ def conditioning(rows: int) -> Callable[[], object]:
 
 
 def attention(rows: int, full: bool) -> Callable[[], object]:
-    """One layer's attention of canvases of 256 rows."""
+    """One layer's attention of canvases of 256 rows, or of chunks: one kernel serves both."""
     heads, size = (FULL_KEY_HEADS, FULL_HEAD_SIZE) if full else (KEY_HEADS, HEAD_SIZE)
 
     def call() -> object:
-        num_canvases = rows // 256
-        numbers = empty(num_canvases, dtype=torch.int32)
-        canvases = Canvases(empty(num_canvases + 1, dtype=torch.int32), numbers, numbers)
-        own, pool = empty(rows, heads, size), empty(65536, heads, size)
+        num_segments = rows // 256
+        numbers, offsets, pages = (
+            empty(length, dtype=torch.int32)
+            for length in (num_segments, num_segments + 1, num_segments * 272)
+        )
+        segments = Segments(offsets, numbers, numbers, pages, offsets, numbers)
+        pool = empty(65536, heads, size)
         query = empty(rows, QUERY_HEADS, size)
-        window = None if full else WINDOW
-        return canvas_attention(query, own, own, pool, pool, canvases, window)
+        return paged_attention(query, pool, pool, segments, None if full else WINDOW)
 
     return call
 

@@ -18,6 +18,7 @@ CASES = (  # one of each kernel, at the shapes that take the most
     "linear 256 rows",
     "head 512 rows",
     "self-conditioning 512 rows",
+    "sliding attention 256 rows",
     "sliding attention 2048 rows",
     "full attention 256 rows",
     "norm",
