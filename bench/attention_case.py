@@ -13,7 +13,7 @@ from dgq.kernels.paged_attention import (
     paged_attention_reference,
 )
 
-from .kernel_case import Inputs, Outputs, Prepared, bytes_of
+from .kernel_case import Inputs, Prepared, bytes_of
 from .work import Work
 
 _PREFIX_TOKENS = 1024
@@ -34,7 +34,10 @@ def attention(config: ModelConfig, rows: int, full: bool) -> Callable[[Inputs], 
         widths = [min(width, rows - start) for start in range(0, rows, width)]
         prefix = _PREFIX_TOKENS * width // 256
         prefixes = [prefix - 5 * (number % 2) for number in range(len(widths))]
-        kept = [-(-tokens // PAGE_TOKENS) + -(-own // PAGE_TOKENS) for tokens, own in zip(prefixes, widths, strict=True)]
+        kept = [
+            -(-tokens // PAGE_TOKENS) + -(-own // PAGE_TOKENS)
+            for tokens, own in zip(prefixes, widths, strict=True)
+        ]
         num_pages = sum(kept)
         order = torch.randperm(num_pages, device=inputs.device, generator=inputs.generator)
         segments = Segments(
@@ -81,7 +84,9 @@ def _plain(
     for number, prefix in enumerate(segments.positions.tolist()):
         own = offsets[number + 1] - offsets[number]
         pages = segments.pages[page_offsets[number] : page_offsets[number + 1]].long()
-        slots = (pages[:, None] * PAGE_TOKENS + torch.arange(PAGE_TOKENS, device=pages.device)).flatten()
+        slots = (
+            pages[:, None] * PAGE_TOKENS + torch.arange(PAGE_TOKENS, device=pages.device)
+        ).flatten()
         first = 0 if window is None else max(0, prefix - window + 1)
         begin = -(-prefix // PAGE_TOKENS) * PAGE_TOKENS
         tokens = torch.cat([slots[first:prefix], slots[begin : begin + own]])

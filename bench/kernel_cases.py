@@ -61,7 +61,9 @@ def _cases(
     config: ModelConfig, experts: Sequence[int], linears: Sequence[int], rows: Sequence[int]
 ) -> list[KernelCase]:
     cases = [
-        KernelCase("grouped_experts", f"experts {kind}, {count} rows", _experts(config, count, kind))
+        KernelCase(
+            "grouped_experts", f"experts {kind}, {count} rows", _experts(config, count, kind)
+        )
         for kind in ("nf4", "bf16")
         for count in experts
     ]
@@ -116,7 +118,7 @@ def _experts(config: ModelConfig, rows: int, kind: str) -> Callable[[Inputs], Pr
         )
         scores = inputs.normal(rows, num_experts)
         weights, experts = route_reference(scores, torch.ones_like(scores[0]), top_k)
-        arguments = (x, gate_up, down, weights, experts)
+        arguments = (x, gate_up, down, weights.contiguous(), experts.contiguous())
         chosen = len(experts.unique()) / num_experts
         size = inputs.bytes_per_number
         activations = size * (2 * rows * hidden + 2 * rows * top_k * (inner + hidden))
@@ -226,9 +228,7 @@ def _plain_readings(
     return z.argmax(dim=-1), sampled, entropy, z.exp().double().sum(dim=-1).log().float()
 
 
-def _soft_embeddings(
-    config: ModelConfig, rows: int, spread: float
-) -> Callable[[Inputs], Prepared]:
+def _soft_embeddings(config: ModelConfig, rows: int, spread: float) -> Callable[[Inputs], Prepared]:
     """spread: of the logits; large ones make rows sure, and so sparse."""
     vocabulary, hidden_size = config.vocab_size, config.hidden_size
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dgq.kernels.launch import HAS_TRITON, triton
+from dgq.kernels.launch import HAS_TRITON, IS_INTERPRETED
 
 _PACKAGES = ("dgq", "torch", "triton", "transformers", "bitsandbytes")
 
@@ -56,8 +56,7 @@ def _how_kernels_run(device: str) -> str | None:
         return None
     if device.startswith("cuda"):
         return "compiled"
-    knobs = getattr(triton, "knobs", None)
-    return "interpreted" if knobs is not None and knobs.runtime.interpret else None
+    return "interpreted" if IS_INTERPRETED else None
 
 
 def _version(package: str) -> str | None:
