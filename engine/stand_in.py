@@ -111,6 +111,20 @@ def stand_in_model(
     return model.eval().requires_grad_(False)
 
 
+def draw_dense(tensor: Tensor, name: str, generator: torch.Generator) -> Tensor:
+    """Fill a tensor as a weight of this name is drawn, and return it."""
+    if name.endswith("layer_scalar"):
+        return tensor.fill_(1.0)
+    if tensor.dim() == 1:  # norms, and the router's scales
+        return tensor.normal_(1.0, _NEAR_ONE, generator=generator)
+    spread = tensor.shape[-1] ** -0.5
+    if name.endswith("router.proj.weight"):
+        spread = 1.0
+    elif name.endswith("embed_tokens.weight"):
+        spread *= _FLATNESS
+    return tensor.normal_(0.0, spread, generator=generator)
+
+
 class _Draws:
     """Random weights of one seed on one device."""
 
@@ -121,16 +135,7 @@ class _Draws:
     def dense(self, name: str, shape: torch.Size) -> Tensor:
         """A tensor of the model, by its name."""
         tensor = torch.empty(shape, dtype=self._dtype, device=self._device)
-        if name.endswith("layer_scalar"):
-            return tensor.fill_(1.0)
-        if len(shape) == 1:  # norms, and the router's scales
-            return tensor.normal_(1.0, _NEAR_ONE, generator=self._generator)
-        spread = shape[-1] ** -0.5
-        if name.endswith("router.proj.weight"):
-            spread = 1.0
-        elif name.endswith("embed_tokens.weight"):
-            spread *= _FLATNESS
-        return tensor.normal_(0.0, spread, generator=self._generator)
+        return draw_dense(tensor, name, self._generator)
 
     def nf4(self, shape: torch.Size, double_quantization: bool) -> Nf4Tensor:
         """Codes that are equally likely, under scales that give rows of length 1 or so."""
