@@ -20,7 +20,7 @@ from dgq.kernels.router import route_reference
 from .devices import find_device
 from .engines import config_of
 from .kernel_case import Inputs, KernelCase
-from .kernel_cases import real_cases
+from .kernel_cases import cpu_cases, real_cases
 from .section import Group, Measure, Row, Settings
 from .tables import as_table, quantity
 from .timing import seconds_of
@@ -84,10 +84,11 @@ class KernelsSection:
 
 
 def _cases(settings: Settings) -> dict[str, KernelCase]:
-    config = config_of(settings)
-    if not settings.on_gpu:
-        config = _smaller(PUBLISHED)
-    return {case.name: case for case in real_cases(config)}
+    if settings.on_gpu:
+        cases = real_cases(config_of(settings))
+    else:
+        cases = cpu_cases(_smaller(PUBLISHED))
+    return {case.name: case for case in cases}
 
 
 def _smaller(config: ModelConfig) -> ModelConfig:
@@ -97,7 +98,7 @@ def _smaller(config: ModelConfig) -> ModelConfig:
         vocab_size=config.vocab_size // _CPU_SHARE**2,
         hidden_size=config.hidden_size // _CPU_SHARE,
         intermediate_size=config.intermediate_size // _CPU_SHARE,
-        moe_intermediate_size=config.moe_intermediate_size // _CPU_SHARE // 16 * 16,
+        moe_intermediate_size=-(-config.moe_intermediate_size // _CPU_SHARE // 64) * 64,
         num_experts=config.num_experts // _CPU_SHARE,
         num_attention_heads=config.num_attention_heads // _CPU_SHARE,
         num_key_value_heads=config.num_key_value_heads // _CPU_SHARE,
@@ -176,10 +177,10 @@ def _tile_heights(settings: Settings) -> Measure:
         x = inputs.normal(rows, hidden)
         scores = inputs.normal(rows, num_experts)
         routed = route_reference(scores, torch.ones_like(scores[0]), config.top_k_experts)
-        chosen = [tensor.contiguous() for tensor in routed]
+        weights, experts = (tensor.contiguous() for tensor in routed)
 
         def at(height: int) -> Callable[[], object]:
-            return lambda: grouped_experts(x, gate_up, down, *chosen, block_rows=height)
+            return lambda: grouped_experts(x, gate_up, down, weights, experts, block_rows=height)
 
         found = _sweep(rows, settings, {str(height): at(height) for height in _TILE_HEIGHTS})
         return found | {"chosen": str(tile_height(rows * config.top_k_experts, num_experts))}
@@ -229,7 +230,7 @@ def _cpu_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     heads = ["kernel", "case", "reference, ms", "plain, ms", "times as fast"]
-    return f"Sizes a {_CPU_SHARE}th of the real ones, fp32\n\n" + as_table(heads, lines)
+    return f"Sizes about a {_CPU_SHARE}th of the real ones, fp32\n\n" + as_table(heads, lines)
 
 
 def _sweep_table(rows: Sequence[Row]) -> str:

@@ -32,7 +32,7 @@ from .work import StepShape
 
 _PROFILED_STEPS = 8
 _PROFILED = (1, 8, 32)
-"""Numbers of canvases whose steps are profiled; the least and the most that are measured too."""
+"""Numbers of canvases whose steps are profiled on a GPU; the most is everywhere."""
 
 _BY_COMPONENT = ", by component"
 
@@ -46,7 +46,7 @@ class ProtocolSection:
     def groups(self, settings: Settings) -> Sequence[Group]:
         """One for each preset."""
         counts = sorted(settings.canvases)
-        profiled = [n for n in counts if n in _PROFILED or n in (counts[0], counts[-1])]
+        profiled = [n for n in counts if n == counts[-1] or (settings.on_gpu and n in _PROFILED)]
         points = [_point(n) for n in counts] + [_point(n) + _BY_COMPONENT for n in profiled]
         return [Group(preset, tuple(points)) for preset in settings.presets]
 

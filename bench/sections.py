@@ -1,8 +1,10 @@
-"""The parts of the benchmark, in the order in which they run: what is found first is worth most."""
+"""The parts of the benchmark, in the order in which they run: what the others rest on comes first."""
 
+from .beside_transformers import TransformersSection
 from .checks import ChecksSection
 from .kernel_speed import KernelsSection
 from .memory_bar import MemorySection
+from .presets import PresetsSection
 from .protocol import ProtocolSection
 from .section import Section
 from .short_answers import ShortSection
@@ -15,5 +17,7 @@ SECTIONS: dict[str, Section] = {
         ProtocolSection(),
         ShortSection(),
         MemorySection(),
+        TransformersSection(),
+        PresetsSection(),
     )
 }

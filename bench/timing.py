@@ -36,16 +36,18 @@ def _cpu_seconds(compute: Callable[[], object]) -> float:
 def _gpu_seconds(compute: Callable[[], object], device: torch.device) -> float:
     run = _captured(compute, device)
     cache = torch.empty(_CACHE_BYTES, dtype=torch.uint8, device=device)
-    events = [
-        tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(_GPU_RUNS)
-    ]
+    events = [(_event(), _event()) for _ in range(_GPU_RUNS)]
     for start, end in events:
         cache.zero_()
         start.record()
         run()
         end.record()
     torch.cuda.synchronize(device)
-    return statistics.median(start.elapsed_time(end) for start, end in events) / 1e3
+    return statistics.median(float(start.elapsed_time(end)) for start, end in events) / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _captured(compute: Callable[[], object], device: torch.device) -> Callable[[], object]:
