@@ -12,21 +12,35 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
 from .section import Group, Row, Settings
 
+CHILD = (sys.executable, "-m", f"{__package__}.child")
+
 STUCK_S = 300.0
 """A process that says nothing for so long is ended."""
+
+_EXIT_S = 30.0
+"""For a process that is through to end."""
 
 _ENDED = None
 _TIME_LIMIT = "the time limit"
 
 
-def measure(section: str, settings: Settings, group: Group, deadline_s: float) -> Iterator[Row]:
-    """The group's rows, as they come; those that no longer fit the deadline (monotonic) say so."""
+def measure(
+    section: str,
+    settings: Settings,
+    group: Group,
+    deadline_s: float,
+    command: Sequence[str] = CHILD,
+) -> Iterator[Row]:
+    """The group's rows, as they come; those that no longer fit the deadline (monotonic) say so.
+
+    command: starts the process, see child.py; the section's name is added to it.
+    """
     left = list(group.points)
     while left:
         limit_s = deadline_s - time.monotonic()
@@ -40,19 +54,19 @@ def measure(section: str, settings: Settings, group: Group, deadline_s: float) -
             "points": left,
             "limit_s": limit_s,
         }
-        for row in _rows_of_child(section, task, limit_s):
+        for row in _rows_of_child([*command, section], task, limit_s):
             left = left[left.index(row["point"]) + 1 :]
             yield row | {"group": group.name}
 
 
-def _rows_of_child(section: str, task: dict[str, Any], limit_s: float) -> Iterator[Row]:
+def _rows_of_child(command: Sequence[str], task: dict[str, Any], limit_s: float) -> Iterator[Row]:
     """Rows of one process; at least one, or for all points where it did not come to any."""
     deadline_s = time.monotonic() + limit_s
     under_way: str | None = None
     num_rows = 0
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.child", section],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -62,7 +76,8 @@ def _rows_of_child(section: str, task: dict[str, Any], limit_s: float) -> Iterat
             assert process.stdin is not None
             assert process.stdout is not None
             lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-            threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+            reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+            reader.start()
             with contextlib.suppress(BrokenPipeError), process.stdin as file:
                 file.write(json.dumps(task))
             reason = ""
@@ -75,6 +90,8 @@ def _rows_of_child(section: str, task: dict[str, Any], limit_s: float) -> Iterat
                     reason = _TIME_LIMIT if is_late else f"nothing within {STUCK_S:.0f} s"
                     break
                 if line is _ENDED:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_EXIT_S)
                     break
                 event = json.loads(line)
                 if "begin" in event:
@@ -86,6 +103,7 @@ def _rows_of_child(section: str, task: dict[str, Any], limit_s: float) -> Iterat
         finally:
             process.kill()
             process.wait()
+            reader.join(_EXIT_S)  # a compiler that it had started may hold the pipe a little longer
         if under_way is None and num_rows:
             return  # it did all, or another goes on
         what = {"error": reason or _last_words(process, errors)}
@@ -96,8 +114,9 @@ def _rows_of_child(section: str, task: dict[str, Any], limit_s: float) -> Iterat
 
 
 def _read(file: IO[str], lines: "queue.SimpleQueue[str | None]") -> None:
-    for line in file:
-        lines.put(line)
+    with file:
+        for line in file:
+            lines.put(line)
     lines.put(_ENDED)
 
 

@@ -97,10 +97,13 @@ def _endless_folder(folder: Path) -> Iterator[Path]:
         yield copy
 
 
-def why_it_does_not_fit(settings: Settings, preset: str, wanted: EngineConfig) -> str | None:
-    """By the engine's planner and the device's memory; None where it fits, or is not known."""
+def fit(settings: Settings, preset: str, wanted: EngineConfig) -> tuple[EngineConfig, str | None]:
+    """What the engine's planner makes of the device's memory, and why that is less than is wanted.
+
+    On a CPU, what is wanted.
+    """
     if not settings.on_gpu:
-        return None
+        return wanted, None
     budget = torch.cuda.get_device_properties(settings.device).total_memory - DRIVER_BYTES
     dtype = choose_dtype(settings.dtype, settings.device)
     operations = choose_operations("auto", settings.device)
@@ -109,11 +112,11 @@ def why_it_does_not_fit(settings: Settings, preset: str, wanted: EngineConfig) -
             config_of(settings), quantization_of(preset), dtype, budget, wanted, operations
         )
     except EngineError as error:
-        return str(error)
+        return wanted, str(error)
     got = plan.engine_config
     if got.max_rows >= wanted.max_rows and got.max_kv_tokens >= wanted.max_kv_tokens:
-        return None
-    return (
+        return got, None
+    return got, (
         f"{budget / 1e9:.1f} GB hold a step of {got.max_rows} rows and {got.max_kv_tokens} tokens of "
         f"keys and values, not {wanted.max_rows} and {wanted.max_kv_tokens}"
     )

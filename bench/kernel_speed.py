@@ -84,10 +84,8 @@ class KernelsSection:
 
 
 def _cases(settings: Settings) -> dict[str, KernelCase]:
-    if settings.on_gpu:
-        cases = real_cases(config_of(settings))
-    else:
-        cases = cpu_cases(_smaller(PUBLISHED))
+    on_cpu = cpu_cases(_smaller(PUBLISHED))
+    cases = real_cases(config_of(settings)) if settings.on_gpu else on_cpu
     return {case.name: case for case in cases}
 
 

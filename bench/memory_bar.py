@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from .engines import (
     answer_all,
     config_of,
+    fit,
     open_engine,
     random_requests,
     room_for,
-    why_it_does_not_fit,
 )
 from .memory_use import forget_peak, peak, peak_in_words
 from .section import Group, Measure, Row, Settings
@@ -38,8 +38,8 @@ class MemorySection:
         """An engine that holds just that much."""
         config, context = config_of(settings), _context_tokens(settings)
         width = config.canvas_length
-        room = room_for(NUM_CANVASES, width, context)
-        if reason := why_it_does_not_fit(settings, group, room):
+        room, reason = fit(settings, group, room_for(NUM_CANVASES, width, context))
+        if reason:
             yield lambda point: {"preset": group, "skipped": reason}
             return
         forget_peak(settings)

@@ -1,6 +1,7 @@
 """Where the time of a step goes, by torch's profiler, grouped into the components of the roofline."""
 
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -38,14 +39,14 @@ ROOFLINE = {
 class StepProfiler(StepTimes):
     """Step times; and, once armed, a profile of some steps, taken in the engine's own thread."""
 
-    __slots__ = ("_left", "_profile", "_seconds_before", "_skip", "result")
+    __slots__ = ("_left", "_num_steps", "_profile", "_skip", "_started_s", "result")
 
     def __init__(self) -> None:
         super().__init__()
         self.result: dict[str, Any] | None = None
         self._left = self._skip = 0
+        self._num_steps, self._started_s = 0, 0.0
         self._profile: profile | None = None
-        self._seconds_before = 0.0
 
     def arm(self, num_steps: int) -> None:
         """Profile so many steps of what is submitted next. Call while the engine is idle."""
@@ -60,7 +61,7 @@ class StepProfiler(StepTimes):
                 activities = [ProfilerActivity.CUDA]
             self._profile = profile(activities=activities)
             self._profile.start()
-            self._num_steps = self._left
+            self._num_steps, self._started_s = self._left, time.perf_counter()
         super().step_began()
 
     def step_ended(self, num_waiting: int) -> None:
@@ -73,19 +74,17 @@ class StepProfiler(StepTimes):
             if not self._left:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
+                step_s = (time.perf_counter() - self._started_s) / self._num_steps
                 taken, self._profile = self._profile, None
                 taken.stop()
-                self.result = summarise(times_of(taken), self._num_steps)
+                found = summarise(times_of(taken, torch.cuda.is_available()), self._num_steps)
+                self.result = found | {"step_s": step_s}
 
 
-def times_of(taken: profile) -> list[tuple[str, float]]:
+def times_of(taken: profile, on_gpu: bool) -> list[tuple[str, float]]:
     """Names of kernels, or on a CPU of operators, with their own seconds."""
-    times = []
-    for event in taken.key_averages():
-        device = getattr(event, "self_device_time_total", 0.0)
-        seconds = (device or event.self_cpu_time_total) / 1e6
-        times.append((event.key, seconds))
-    return times
+    name = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    return [(event.key, float(getattr(event, name)) / 1e6) for event in taken.key_averages()]
 
 
 def summarise(times: Iterable[tuple[str, float]], num_steps: int) -> dict[str, Any]:

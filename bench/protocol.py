@@ -17,11 +17,11 @@ from .devices import find_device
 from .engines import (
     answer_all,
     config_of,
+    fit,
     open_engine,
     quantization_of,
     random_requests,
     room_for,
-    why_it_does_not_fit,
 )
 from .memory_use import forget_peak, peak, peak_in_words
 from .profiling import ROOFLINE, StepProfiler
@@ -57,15 +57,14 @@ class ProtocolSection:
         text_tokens = settings.prompt_tokens + settings.answer_tokens
         reason, fitting = None, 0
         for count in sorted(settings.canvases):
-            reason = why_it_does_not_fit(settings, group, room_for(count, width, text_tokens))
+            planned, reason = fit(settings, group, room_for(count, width, text_tokens))
             if reason is not None:
                 break
-            fitting = count
+            fitting, room = count, planned
         if not fitting:
             yield lambda point: {"preset": group, "skipped": reason}
             return
         times = StepProfiler()
-        room = room_for(fitting, width, text_tokens)
         with open_engine(settings, group, room, times) as engine:
 
             def measure(point: str) -> Row:
@@ -169,13 +168,15 @@ def _profile(
         config, count, settings.prompt_tokens, config.canvas_length, settings.num_steps
     )
     answer_all(engine, requests)
-    if times.result is None:
-        return {"error": "the profiler saw no steps"}
     found = times.result
+    if found is None or not found["seconds"]:
+        return {"skipped": "the profiler saw nothing"}
     bound = _predicted(settings, preset, count).get("bound_seconds", {})
     return {
         "seconds_by_component": found["seconds"],
         "largest_others": found["largest_others"],
+        "step_s": found["step_s"],
+        "idle_share": max(0.0, 1 - sum(found["seconds"].values()) / found["step_s"]),
         "bound_by_component": {
             group: sum(bound[name] for name in names) for group, names in ROOFLINE.items()
         }
@@ -195,7 +196,7 @@ def _bound(row: Row) -> list[str]:
 
 
 def _lines(row: Row) -> Iterator[list[str]]:
-    total = sum(row["seconds_by_component"].values())
+    total = row["step_s"]
     for group, seconds in row["seconds_by_component"].items():
         bound = row["bound_by_component"].get(group)
         yield [
@@ -206,3 +207,12 @@ def _lines(row: Row) -> Iterator[list[str]]:
             f"{seconds / total:.0%}",
             "" if bound is None else quantity(1e3 * bound),
         ]
+    idle_s = row["idle_share"] * total
+    yield [
+        row["preset"],
+        str(row["canvases"]),
+        "nothing",
+        quantity(1e3 * idle_s),
+        f"{row['idle_share']:.0%}",
+        "",
+    ]

@@ -134,7 +134,7 @@ def section_text(section: Section, settings: Settings, rows: Sequence[Row]) -> s
     parts = [f"## {section.title}"]
     usable = [row for row in rows if "skipped" not in row and "error" not in row]
     if usable:
-        parts.append(section.table(settings, usable))
+        parts.append(_table(section, settings, usable))
     elif not rows:
         parts.append(f"{NOT_MEASURED}: nothing of it runs on this device")
     lines = [
@@ -144,6 +144,14 @@ def section_text(section: Section, settings: Settings, rows: Sequence[Row]) -> s
         if "error" in row or "skipped" in row
     ]
     return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])])
+
+
+def _table(section: Section, settings: Settings, rows: Sequence[Row]) -> str:
+    """A table that cannot be made must not take the figures with it."""
+    try:
+        return section.table(settings, rows)
+    except Exception as error:  # noqa: BLE001 - the rows are in the JSON all the same
+        return f"no table ({type(error).__name__}: {error}); the figures are in the JSON line"
 
 
 def machine_of(device: str | None) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from dgq.engine.request import ROW_MULTIPLE, Request
 
 from .engines import (
     config_of,
+    fit,
     open_engine,
     random_requests,
     room_for,
-    why_it_does_not_fit,
 )
 from .section import Group, Measure, Row, Settings
 from .tables import as_table, quantity
@@ -52,7 +52,8 @@ class ShortSection:
         most = max(_concurrencies(settings))
         room = room_for(most, width, PROMPT_TOKENS + ANSWER_TOKENS)
         room = replace(room, max_rows=max(room.max_rows, config.canvas_length))
-        if reason := why_it_does_not_fit(settings, group, room):
+        room, reason = fit(settings, group, room)
+        if reason:
             yield lambda point: {"preset": group, "skipped": reason}
             return
         with open_engine(settings, group, room) as engine:
