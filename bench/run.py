@@ -47,14 +47,15 @@ class BenchOptions:
     output: Path | None
 
 
-def run_bench(options: BenchOptions, echo: Echo) -> int:
+def run_bench(options: BenchOptions, echo: Echo, note: Echo) -> int:
     """Measure or predict, and print; the exit status.
 
+    echo: takes what was found, note: what is being done.
     EngineError or CheckpointError for a device or a shape that is not there.
     """
     if options.output is not None:
         options.output.touch()  # now, not after ten minutes
-    report = predicted(options, echo) if options.roofline else measured(options, echo)
+    report = predicted(options, echo) if options.roofline else measured(options, echo, note)
     line = json.dumps(report)
     if options.output is not None:
         options.output.write_text(line + "\n", encoding="utf-8")
@@ -76,7 +77,7 @@ def predicted(options: BenchOptions, echo: Echo) -> dict[str, Any]:
     return {"dgq_bench": "roofline", "roofline": roofline.report()}
 
 
-def measured(options: BenchOptions, echo: Echo) -> dict[str, Any]:
+def measured(options: BenchOptions, echo: Echo, note: Echo) -> dict[str, Any]:
     """All sections asked for, for as long as the time lasts."""
     started_s = time.monotonic()
     machine = machine_of(options.device)
@@ -85,7 +86,7 @@ def measured(options: BenchOptions, echo: Echo) -> dict[str, Any]:
     found: dict[str, list[Row]] = {}
     for section in SECTIONS.values():
         if section.name in options.sections:
-            rows = run_section(section, settings, started_s + options.time_limit_s)
+            rows = run_section(section, settings, started_s + options.time_limit_s, note)
             found[section.name] = rows
             echo(section_text(section, settings, rows) + "\n")
     judged = bars(found) if settings.on_gpu and settings.shape == PUBLISHED_SHAPE else []
@@ -115,13 +116,15 @@ def measured(options: BenchOptions, echo: Echo) -> dict[str, Any]:
     }
 
 
-def run_section(section: Section, settings: Settings, deadline_s: float) -> list[Row]:
+def run_section(section: Section, settings: Settings, deadline_s: float, note: Echo) -> list[Row]:
     """All its groups, one after the other."""
-    return [
-        row
-        for group in section.groups(settings)
-        for row in measure(section.name, settings, group, deadline_s)
-    ]
+    rows = []
+    for group in section.groups(settings):
+        left_s = deadline_s - time.monotonic()
+        if left_s > 0:
+            note(f"{section.name}, {group.name}: {len(group.points)} points, {left_s:.0f} s left")
+        rows += measure(section.name, settings, group, deadline_s)
+    return rows
 
 
 def has_failed(row: Row) -> bool:

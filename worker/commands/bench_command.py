@@ -6,7 +6,7 @@ import click
 
 from dgq.engine.quantization import PRESETS
 
-from ..guard import guarded
+from ..guard import guarded, say
 
 _SECTIONS = ("checks", "kernels", "protocol", "short", "memory", "transformers", "presets")
 
@@ -141,4 +141,5 @@ def bench(
             output=output,
         ),
         click.echo,
+        say,
     )
