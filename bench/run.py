@@ -118,7 +118,7 @@ def measured(options: BenchOptions, echo: Echo, note: Echo) -> dict[str, Any]:
 
 def run_section(section: Section, settings: Settings, deadline_s: float, note: Echo) -> list[Row]:
     """All its groups, one after the other."""
-    rows = []
+    rows: list[Row] = []
     for group in section.groups(settings):
         left_s = deadline_s - time.monotonic()
         if left_s > 0:

@@ -25,8 +25,7 @@ from dgq.bench.run import (
 from dgq.bench.section import Settings
 from dgq.bench.sections import SECTIONS
 from dgq.bench.tables import as_table, quantity
-from dgq.engine.checkpoint import CheckpointError
-from dgq.engine.errors import EngineError
+from dgq.engine.errors import CheckpointError, EngineError
 from dgq.engine.quantization import Quantization
 from dgq.engine.quantized_checkpoint import quantize_checkpoint
 from dgq.engine.shapes import SHAPES
