@@ -76,6 +76,8 @@ class Resources:
     blocks: int
     wgmma: int
     mma: int
+    row_layouts: list[str]
+    """Of each product: its instruction's shape, and over how many warps a row is spread."""
 
     @property
     def occupancy(self) -> float:
@@ -159,6 +161,12 @@ def compiled(case: str, launched: Launch, target: int) -> Resources:
         blocks,
         binary.asm["ptx"].count("wgmma.mma_async"),
         binary.asm["ptx"].count("mma.sync.aligned"),
+        sorted(
+            f"{shape} over {warps}"
+            for warps, shape in re.findall(
+                r"warpsPerCTA = \[\d+, (\d+)\], instrShape = \[([\d, ]+)\]", binary.asm["ttgir"]
+            )
+        ),
     )
 
 

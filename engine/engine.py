@@ -102,12 +102,14 @@ class Engine:
                 config=config,
             )
             config = plan.engine_config
-        wanted = choose_dtype(dtype, device), device, Quantization(preset)
-        operations = choose_operations(kernels, device)
+        kept_as = choose_dtype(dtype, device)
+        operations = choose_operations(kernels, device, kept_as)
         # OpenMP keeps a team of threads for each thread that computes, and lets all teams sleep between
         # products once they are more than the cores; the engine's shall be the only one that lives.
         with ThreadPoolExecutor(1) as executor:
-            loading = executor.submit(load_model, path, *wanted, operations)
+            loading = executor.submit(
+                load_model, path, kept_as, device, Quantization(preset), operations
+            )
             return executor.submit(cls, loading.result(), path, config, trace).result()
 
     @staticmethod
@@ -123,13 +125,10 @@ class Engine:
     ) -> MemoryPlan:
         """How load would spend this memory; reads config.json alone. Raises as load does."""
         path = DEFAULT_MODEL_PATH if model_path is None else Path(model_path)
+        counted_as = choose_dtype(dtype, device)
+        operations = choose_operations(kernels, device, counted_as)
         return plan_for_folder(
-            path,
-            Quantization(preset),
-            choose_dtype(dtype, device),
-            max_memory_bytes,
-            config,
-            choose_operations(kernels, device),
+            path, Quantization(preset), counted_as, max_memory_bytes, config, operations
         )
 
     @cached_property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from .errors import EngineError
 
 KERNELS = ("auto", "triton", "torch")
-"""Who computes. auto: triton on a CUDA device where Triton is installed, else torch."""
+"""Who computes. auto: triton in bfloat16 on a CUDA device where Triton is installed, else torch."""
 
 DTYPES = ("auto", "bfloat16", "float32")
 """Of the weights and of what is computed with them. auto: bfloat16 on a GPU, float32 on a CPU."""

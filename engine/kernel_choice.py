@@ -11,22 +11,27 @@ from .torch_operations import TORCH
 from .triton_operations import TRITON
 
 
-def choose_operations(kernels: str, device: str) -> Operations:
-    """kernels: one of KERNELS. EngineError for another, or for one that cannot run on the device."""
+def choose_operations(kernels: str, device: str, dtype: torch.dtype) -> Operations:
+    """kernels: one of KERNELS. EngineError for another, or for one that cannot run there.
+
+    The kernels are made for 16 bits: their products of fp32 numbers would be rounded to TF32, and their
+    tiles would not fit into the shared memory of most GPUs.
+    """
     if kernels not in KERNELS:
         raise EngineError(f"kernels must be one of {', '.join(KERNELS)}, not {kernels!r}")
-    on_gpu = _is_gpu(device)
+    serves = _is_gpu(device) and dtype == torch.bfloat16
     if kernels == "auto":
-        return TRITON if on_gpu and HAS_TRITON else TORCH
+        return TRITON if serves and HAS_TRITON else TORCH
     if kernels == "torch":
         return TORCH
     if not HAS_TRITON:
         raise EngineError(
             "the triton kernels need the package triton (Linux); choose auto or torch"
         )
-    if not on_gpu and not IS_INTERPRETED:
+    if not serves and not IS_INTERPRETED:
         raise EngineError(
-            f"the triton kernels need a CUDA device, not {device}; choose auto or torch"
+            f"the triton kernels need a CUDA device and bfloat16, not {device} and "
+            f"{str(dtype).removeprefix('torch.')}; choose auto or torch"
         )
     return TRITON
 

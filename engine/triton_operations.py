@@ -1,7 +1,8 @@
 """The operations by the Triton kernels: what the engine runs on a GPU.
 
 Nothing here waits for the device, and no shape depends on data, so that a CUDA graph can hold a whole
-step. The vocabulary head works on HEAD_ROWS rows at a time, which bounds its logits.
+step; but for what is made once, when a kernel or a codebook is first used, so a step is run before it
+is captured. The vocabulary head works on HEAD_ROWS rows at a time, which bounds its logits.
 """
 
 from collections.abc import Iterable

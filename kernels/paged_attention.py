@@ -19,8 +19,8 @@ and values from the cache twice as often.
 
 A row's result does not depend on its company, on page numbers, or on how a text is cut into chunks:
 blocks of keys begin at multiples of their size in the text, and a block of which a row sees nothing
-leaves the row's sums as they are, to the bit. Low and tall tiles differ in the number of warps only,
-so that both hold a row in the same way.
+leaves the row's sums as they are, to the bit. A tall tile has twice the warps of a low one, and each warp
+holds its rows in the same way.
 
 Keys are not split among programs. One canvas of 256 rows makes 64 programs, half of the 132
 multiprocessors of an H100, so a split in two would gain up to half of attention's time: at a prefix of
@@ -47,6 +47,8 @@ MAX_HEAD_BYTES = 1024
 
 _MANY_QUERIES = 8 * 1024
 """Rows times heads up to which each tile of 64 has a multiprocessor of its own: an H100 has 132."""
+
+_MAX_INT32 = torch.iinfo(torch.int32).max
 
 _NO_WINDOW = 1 << 30
 _NOWHERE = tl.constexpr(1 << 30)
@@ -199,7 +201,7 @@ def paged_attention(
         HEAD_SIZE=head_size,
         PADDED_HEAD=padded_head,
         PAGE_SIZE=PAGE_TOKENS,
-        LARGE_POOL=pool_key.numel() > torch.iinfo(torch.int32).max,
+        LARGE_POOL=pool_key.numel() > _MAX_INT32,
         BLOCK_ROWS=block_rows,
         BLOCK_QUERIES=tile.block_queries,
         BLOCK_KEYS=tile.block_keys,

@@ -82,6 +82,8 @@ def _kernels(settings: Settings) -> Finding:
     """Who will compute, and whether Triton has what it needs."""
     if settings.kernels == "torch":
         return Finding("kernels", "ok", "torch, as the setting kernels says")
+    if settings.dtype == "float32" and settings.kernels == "auto":
+        return Finding("kernels", "ok", "torch; Triton's are for bfloat16")
     if not _has_nvidia_device():
         if settings.kernels == "triton":
             what = "the setting kernels says triton, and there is no NVIDIA GPU"

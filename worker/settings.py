@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     kernels: str = Field(
         "auto",
         pattern=_one_of(KERNELS),
-        description="Who computes. auto: triton on a GPU where Triton is installed, else torch.",
+        description="Who computes. auto: triton in bfloat16 on a GPU where it is installed, else torch.",
         json_schema_extra={"expected": f"one of {', '.join(KERNELS)}"},
     )
     serve: str | None = Field(

@@ -10,24 +10,29 @@ from dgq.engine.kernel_choice import choose_dtype, choose_operations
 from dgq.engine.torch_operations import TORCH
 from dgq.engine.triton_operations import TRITON
 
+BF16, FP32 = torch.bfloat16, torch.float32
+
 
 def test_auto_is_triton_on_a_gpu_that_has_it(monkeypatch):
-    assert choose_operations("auto", "cpu") is TORCH
-    assert choose_operations("auto", "cuda:1") is TRITON
-    assert choose_operations("torch", "cuda:1") is TORCH
+    assert choose_operations("auto", "cpu", BF16) is TORCH
+    assert choose_operations("auto", "cuda:1", BF16) is TRITON
+    assert choose_operations("auto", "cuda:1", FP32) is TORCH
+    assert choose_operations("torch", "cuda:1", BF16) is TORCH
     monkeypatch.setattr(kernel_choice, "HAS_TRITON", False)
-    assert choose_operations("auto", "cuda") is TORCH
+    assert choose_operations("auto", "cuda", BF16) is TORCH
 
 
-def test_triton_runs_on_the_cpu_in_its_interpreter_only(monkeypatch):
-    assert choose_operations("triton", "cpu") is TRITON  # the interpreter, in these tests
+def test_triton_needs_a_gpu_and_16_bits_but_for_its_interpreter(monkeypatch):
+    assert choose_operations("triton", "cpu", FP32) is TRITON  # the interpreter, in these tests
     monkeypatch.setattr(kernel_choice, "IS_INTERPRETED", False)
-    with pytest.raises(EngineError, match="need a CUDA device, not cpu; choose auto or torch"):
+    with pytest.raises(EngineError, match="not cpu and float32; choose auto or torch"):
         Engine.load(kernels="triton")
-    assert choose_operations("triton", "cuda") is TRITON
+    with pytest.raises(EngineError, match="need a CUDA device and bfloat16, not cuda and float32"):
+        choose_operations("triton", "cuda", FP32)
+    assert choose_operations("triton", "cuda", BF16) is TRITON
     monkeypatch.setattr(kernel_choice, "HAS_TRITON", False)
     with pytest.raises(EngineError, match="need the package triton"):
-        choose_operations("triton", "cuda")
+        choose_operations("triton", "cuda", BF16)
 
 
 def test_auto_is_bfloat16_on_a_gpu():

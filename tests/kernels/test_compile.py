@@ -74,3 +74,8 @@ def test_every_kernel_fits_the_target(target):
         assert row["shared_bytes"] <= SHARED_BYTES[target], row
         assert row["blocks"] >= 1, row
         assert (row[instruction] > 0) == (row["kernel"] in MATRIX_KERNELS), row
+    low, tall = (
+        next(row["row_layouts"] for row in rows if row["case"] == f"sliding attention {size} rows")
+        for size in (256, 2048)
+    )
+    assert low and low == tall  # so that a row's sums are the same ones in tiles of any height

@@ -267,6 +267,13 @@ def test_the_tiles_of_large_devices(head_size, many_queries, device, monkeypatch
     assert_close(ours, paged_attention_reference(*tensors, window=30), 1e-2, 1e-3)
 
 
+def test_a_pool_that_needs_64_bit_offsets(device, monkeypatch):
+    tensors = inputs([canvas(40, 9), chunk(3, 9)], 32, (2, 1), device=device)
+    small = paged_attention(*tensors)
+    monkeypatch.setattr(module, "_MAX_INT32", 0)
+    assert torch.equal(paged_attention(*tensors), small)
+
+
 def test_unsupported_shapes_are_refused(device):
     def refused(message, *tensors, window=None):
         with pytest.raises(KernelError, match=message):

@@ -202,6 +202,7 @@ def test_gpus(tmp_path, monkeypatch):
         ("auto", False, None, "ok", "torch;"),
         ("triton", False, None, "problem", "no NVIDIA GPU"),
         ("torch", True, None, "ok", "torch, as the setting"),
+        ("float32", True, None, "ok", "torch; Triton's are for bfloat16"),
         ("auto", True, None, "ok", f"triton {version('triton')}"),
         ("auto", True, "triton", "warning", "torch computes on the GPU"),
         ("triton", True, "triton", "problem", "not installed"),
@@ -214,7 +215,8 @@ def test_kernels(tmp_path, monkeypatch, kernels, has_gpu, missing, level, words)
     monkeypatch.setattr("shutil.which", lambda name: name if name in compilers else None)
     if missing == "triton":
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    found = machine(Settings(data_folder=tmp_path, kernels=kernels))["kernels"]
+    given = {"dtype": kernels} if kernels == "float32" else {"kernels": kernels}
+    found = machine(Settings(data_folder=tmp_path, **given))["kernels"]
     assert found.level == level and words in found.what
     assert (found.mend is None) == (level == "ok")
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from dgq.worker import exit_codes
+from dgq.worker.host import EngineOptions
 
 
 def read_rows(path):
@@ -151,6 +152,27 @@ def test_the_seed_reaches_the_rows(dgq, jobs_file, rewrite):
         row["stats"]["seed"] for row in dgq("run", "jobs.jsonl", "--ordered", "--seed", "9").rows
     ]
     assert seeds[0] != others[0] and seeds[1] == others[1]
+
+
+def test_flags_and_settings_say_how_the_engine_runs(dgq, engine, jobs_file, rewrite, monkeypatch):
+    given = []
+
+    def load(model_path, *, options, **_):
+        given.append(options)
+        return engine
+
+    monkeypatch.setattr("dgq.worker.local.load_engine", load)
+    monkeypatch.setenv("DGQ_KERNELS", "torch")
+    monkeypatch.setenv("DGQ_DTYPE", "bfloat16")
+    jobs_file(rewrite("a"))
+    assert dgq("run", "jobs.jsonl").code == exit_codes.OK
+    flags = "--device cuda:1 --dtype float32 --kernels auto --quantize nf4 --vram 1GB".split()
+    assert dgq("run", "jobs.jsonl", *flags).code == exit_codes.OK
+    assert given == [
+        EngineOptions(dtype="bfloat16", kernels="torch"),
+        EngineOptions("cuda:1", "float32", "auto", "nf4", 10**9),
+    ]
+    assert "'--kernels': 'cuda' is not one of" in dgq("run", "jobs.jsonl", "--kernels", "cuda").err
 
 
 def test_an_internal_error_is_one_line_with_a_hint(dgq, jobs_file, rewrite, monkeypatch):

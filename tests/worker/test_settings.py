@@ -131,6 +131,8 @@ def test_a_bad_variable_is_named(monkeypatch, text):
         ("max_deaths = 0", "max_deaths in dgq.toml must be a whole number of at least 1, not 0"),
         ('key_prefix = ""', "key_prefix in dgq.toml must be 1 to 64 letters, digits, or any of"),
         ('key_prefix = "a*"', "key_prefix in dgq.toml must be 1 to 64 letters, digits, or any of"),
+        ('kernels = "cuda"', "kernels in dgq.toml must be one of auto, triton, torch, not 'cuda'"),
+        ('dtype = "int8"', "dtype in dgq.toml must be one of auto, bfloat16, float32, not 'int8'"),
         ("model = 5", "model in dgq.toml must be a path, not 5"),
         ("max_memory_percent = 101", "must be a number above 0 and at most 100, not 101"),
         ("metrics_port = 65536", "must be a whole number from 0 to 65535, not 65536"),

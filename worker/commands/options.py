@@ -63,7 +63,7 @@ dtype_option: Decorator = click.option(
 kernels_option: Decorator = click.option(
     "--kernels",
     type=click.Choice(KERNELS),
-    help="Who computes, in place of DGQ_KERNELS; auto: triton on a GPU, torch elsewhere.  "
+    help="Who computes, in place of DGQ_KERNELS; auto: triton on a GPU, else torch.  "
     "[default: auto]",
 )
 quantize_option: Decorator = click.option(
