@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from dgq.engine.config import ModelConfig
+from dgq.engine.errors import EngineError
 from dgq.engine.kernel_choice import choose_dtype
 from dgq.engine.memory_plan import MemoryCosts
 from dgq.engine.quantization import UNQUANTIZED
@@ -18,8 +21,8 @@ from .tables import as_table, quantity
 
 _GPU_BATCHES = (1, 2, 4, 8)
 _CPU_BATCHES = (1, 2)
-_EXPERTS = "grouped_mm"
-"""The implementation of the experts: the fastest on dgq-tiny of those that transformers has."""
+EXPERTS = ("grouped_mm", "eager")
+"""transformers' implementations of the experts, the faster first; a third one needs far more memory."""
 
 
 class TransformersSection:
@@ -42,7 +45,7 @@ class TransformersSection:
         config = config_of(settings)
         dtype = choose_dtype(settings.dtype, settings.device)
         model = random_reference(config, dtype, settings.device)
-        experts = _choose_experts(model)
+        experts = _choose_experts(model, config)
 
         def measure(point: str) -> Row:
             batch = int(point.split()[-1])
@@ -88,10 +91,15 @@ def _too_little_memory(settings: Settings) -> str | None:
     return f"its weights take {weights / 1e9:.1f} GB, the device has {total / 1e9:.1f} GB"
 
 
-def _choose_experts(model: object) -> str:
-    """The fast implementation where this version has it."""
-    try:
-        model.set_experts_implementation(_EXPERTS)  # type: ignore[attr-defined]
-    except Exception:  # noqa: BLE001 - an older or a newer version: then its own choice counts
-        return "its own choice"
-    return _EXPERTS
+def _choose_experts(model: Any, config: ModelConfig) -> str:
+    """The first of EXPERTS that this version and this device can run. EngineError for none."""
+    refusals = []
+    for name in EXPERTS:
+        try:
+            model.set_experts_implementation(name)
+            generate(model, config, batch=1, prompt=16, answer=config.canvas_length, num_steps=1)
+        except Exception as error:  # noqa: BLE001 - another may run
+            refusals.append(f"{name}: {type(error).__name__}: {error}")
+            continue
+        return name
+    raise EngineError("transformers runs none of its experts: " + "; ".join(refusals))

@@ -106,7 +106,7 @@ def fit(settings: Settings, preset: str, wanted: EngineConfig) -> tuple[EngineCo
         return wanted, None
     budget = torch.cuda.get_device_properties(settings.device).total_memory - DRIVER_BYTES
     dtype = choose_dtype(settings.dtype, settings.device)
-    operations = choose_operations("auto", settings.device)
+    operations = choose_operations("auto", settings.device, dtype)
     try:
         plan = plan_memory(
             config_of(settings), quantization_of(preset), dtype, budget, wanted, operations

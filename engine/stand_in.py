@@ -79,8 +79,9 @@ def stand_in_engine(
     trace: Trace = NO_TRACE,
 ) -> Iterator[Engine]:
     """An engine on a stand-in, closed at the end; arguments as Engine.load's."""
-    wanted = choose_dtype(dtype, device), device, Quantization(preset, double_quantization)
-    operations = choose_operations(kernels, device)
+    chosen_dtype = choose_dtype(dtype, device)
+    wanted = chosen_dtype, device, Quantization(preset, double_quantization)
+    operations = choose_operations(kernels, device, chosen_dtype)
     with stand_in_folder(shape) as folder:
         # In a thread of its own as in Engine.load: its team of OpenMP threads shall not live on.
         with ThreadPoolExecutor(1) as executor:

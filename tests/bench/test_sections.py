@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dgq.bench.beside_transformers import EXPERTS, TransformersSection
 from dgq.bench.engines import StepTimes, answer_all, fixed_steps, open_engine, room_for
 from dgq.bench.kernel_speed import KernelsSection
 from dgq.bench.memory_bar import MemorySection
@@ -96,6 +97,14 @@ def test_presets_answer_real_texts():
     assert row["right"] >= 65
     assert 1 <= row["steps_per_canvas"] < 10
     assert f"{row['right']} of 72" in table
+
+
+def test_transformers_under_the_same_protocol():
+    pytest.importorskip("transformers")
+    rows, table = measured(TransformersSection(), SETTINGS)
+    assert [row["tokens"] for row in rows] == [64, 128]
+    assert {row["experts"] for row in rows} <= set(EXPERTS)
+    assert "best" in table
 
 
 def test_on_a_cpu_references_are_timed():
