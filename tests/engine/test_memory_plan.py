@@ -8,6 +8,7 @@ import torch
 
 from dgq.engine.canvas import EngineLimits, Generation
 from dgq.engine.checkpoint import load_model
+from dgq.engine.config import ModelConfig
 from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import EngineError
@@ -15,11 +16,11 @@ from dgq.engine.loop import Loop
 from dgq.engine.memory_plan import MemoryCosts, plan_memory
 from dgq.engine.quantization import Quantization
 from dgq.engine.request import Request, SamplingConfig
-from dgq.engine.shapes import PUBLISHED
 from dgq.engine.torch_operations import TORCH
 from dgq.engine.trace import NO_TRACE
 from dgq.engine.triton_operations import TRITON
 
+from .published import PUBLISHED
 from .tally import Tally
 
 GB = 10**9
@@ -29,7 +30,7 @@ DOUBLE = Quantization("nf4", double_quantization=True)
 
 @pytest.fixture(scope="module")
 def published():
-    return PUBLISHED
+    return ModelConfig.from_dict(PUBLISHED)
 
 
 def plan(config, quantization, budget_bytes, operations=TORCH, **wanted):

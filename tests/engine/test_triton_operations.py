@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dgq.engine.checkpoint import load_model
+from dgq.engine.config import ModelConfig
 from dgq.engine.draws import to_uniform_pairs
 from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
@@ -18,7 +19,6 @@ from dgq.engine.nf4_weight import Nf4Weight, hold_in_nf4
 from dgq.engine.operations import RowReadings
 from dgq.engine.quantization import Quantization
 from dgq.engine.request import Request
-from dgq.engine.shapes import PUBLISHED
 from dgq.engine.torch_operations import TORCH, TorchOperations
 from dgq.engine.triton_operations import HEAD_ROWS, TRITON
 from dgq.kernels import nf4
@@ -26,6 +26,7 @@ from dgq.kernels.self_conditioning import self_conditioning_reference
 from dgq.kernels.vocabulary_head import read_vocabulary_reference
 
 from .conftest import SAMPLING, save_checkpoint, text_of
+from .published import PUBLISHED
 from .tally import Tally
 
 BF16, NF4 = Quantization("bf16"), Quantization("nf4", double_quantization=True)
@@ -214,7 +215,7 @@ def test_nothing_waits_for_the_device(micro, launched):
 def test_a_step_stays_within_its_workspace_at_the_published_shape(launched, quantization, num_rows):
     """Counted by torch's storages. The attention is none; its kernel counts for itself."""
     with torch.device("meta"):
-        model = DiffusionGemma(PUBLISHED, TRITON).to(torch.bfloat16)
+        model = DiffusionGemma(ModelConfig.from_dict(PUBLISHED), TRITON).to(torch.bfloat16)
         hold_in_nf4(model, quantization, TRITON)
     shapes = [module.shape for module in model.modules() if isinstance(module, Nf4Weight)]
     workspace = TRITON.workspace(model.config, shapes, torch.bfloat16)
