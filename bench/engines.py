@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -113,7 +113,9 @@ def fit(settings: Settings, preset: str, wanted: EngineConfig) -> tuple[EngineCo
         )
     except EngineError as error:
         return wanted, str(error)
-    got = plan.engine_config
+    # No more than is wanted: a plan fills the memory, and leaves none for what it does not count.
+    kv_tokens = min(plan.engine_config.max_kv_tokens, wanted.max_kv_tokens)
+    got = replace(plan.engine_config, max_kv_tokens=kv_tokens)
     if got.max_rows >= wanted.max_rows and got.max_kv_tokens >= wanted.max_kv_tokens:
         return got, None
     return got, (

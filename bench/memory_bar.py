@@ -60,20 +60,19 @@ class MemorySection:
 
     def table(self, settings: Settings, rows: Sequence[Row]) -> str:
         """Peaks in GB."""
+        heads = ["preset", "tokens of context each"]
+        if not settings.on_gpu:
+            lines = [[*_which(row), peak_in_words(row)] for row in rows]
+            return as_table([*heads, "peak of the process, GB"], lines)
+        figures = ("peak_tensor_bytes", "peak_held_bytes", "device_used_bytes")
         lines = [
-            [
-                row["preset"],
-                f"{row['context_tokens']:,}",
-                quantity(row["peak_tensor_bytes"] / 1e9) if "peak_tensor_bytes" in row else "",
-                peak_in_words(row),
-                quantity(row["device_used_bytes"] / 1e9) if "device_used_bytes" in row else "",
-            ]
-            for row in rows
-            if "context_tokens" in row
+            [*_which(row), *(quantity(row[figure] / 1e9) for figure in figures)] for row in rows
         ]
-        held = "held by torch, GB" if settings.on_gpu else "process, GB"
-        heads = ["preset", "tokens of context each", "tensors, GB", held, "of the device, GB"]
-        return as_table(heads, lines)
+        return as_table([*heads, "tensors, GB", "held by torch, GB", "of the device, GB"], lines)
+
+
+def _which(row: Row) -> list[str]:
+    return [row["preset"], f"{row['context_tokens']:,}"]
 
 
 def _context_tokens(settings: Settings) -> int:

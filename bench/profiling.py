@@ -15,10 +15,10 @@ _SKIPPED_STEPS = 3
 """Of a run, before the profiler starts: they read prompts and warm up."""
 
 _KERNELS = {
-    "experts": r"gate_up|down_kernel|add_choices|count_kernel|place_kernel|grouped_mm",
+    "experts": r"^_(gate_up|down|add_choices|count|place)_kernel|grouped_mm",
     "attention": r"attention|flash|fmha|sdpa",
-    "head": r"tiles_kernel|combine_kernel",
-    "soft embeddings": r"survivors|gather_kernel|list_rows|dense_kernel|add_parts|embedding_bag",
+    "head": r"^_(tiles|combine)_kernel",
+    "soft embeddings": r"^_(survivors|gather|list_rows|dense|add_parts)_kernel|embedding_bag",
     "linear products": r"nf4_linear|dequantize|gemm|cutlass|cublas|nvjet|xmma|addmm|\bmm\b|bmm|linear",
     "router, norms": r"rms_norm|rotate|route|layer_norm|softmax|topk|sort",
     "copies": r"memcpy|memset|copy|\bcat\b|index|gather|scatter|fill",

@@ -32,9 +32,9 @@ def _is_number(cell: str) -> bool:
 
 
 def quantity(value: float) -> str:
-    """A figure in three digits or all whole ones: 0.0123, 4.57, 2,958."""
+    """A figure in two or three digits or all whole ones: 0.0123, 4.57, 2,958."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     if abs(value) >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.2g}"
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"

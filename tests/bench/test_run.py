@@ -179,7 +179,7 @@ def test_what_fits_is_the_planners_word(total_gb, fits):
         room, reason = fit(GPU, "nf4", room_for(8, 256, 512))
     assert (reason is None) == fits
     if fits:
-        assert room.max_rows >= 8 * 256 and room.max_kv_tokens >= 8 * 768
+        assert (room.max_canvases, room.max_rows, room.max_kv_tokens) == (8, 8 * 256, 8 * 768)
     else:
         assert reason.startswith("15.00 GB is too little: weights 15.31 GB")
 

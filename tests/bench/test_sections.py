@@ -157,6 +157,7 @@ def test_canvases_that_are_not_numbers_are_no_figures():
         ("_rotate_kernel", "router, norms"),
         ("_route_kernel", "router, norms"),
         ("Memcpy DtoD (Device -> Device)", "copies"),
+        ("void at::native::vectorized_gather_kernel<16, long>(char*, char*)", "copies"),
         ("aten::addmm", "linear products"),
         ("aten::where", "others"),
     ],
