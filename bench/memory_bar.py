@@ -16,6 +16,7 @@ from .section import Group, Measure, Row, Settings
 from .tables import as_table, quantity
 
 NUM_CANVASES = 8
+_GPU_CONTEXT_TOKENS, _CPU_CONTEXT_TOKENS = 4096, 256
 _STEPS = 4
 
 
@@ -76,5 +77,5 @@ def _which(row: Row) -> list[str]:
 
 
 def _context_tokens(settings: Settings) -> int:
-    """4,096; on a CPU, which cannot say what a GPU would take, as many as are quick."""
-    return 4096 if settings.on_gpu else 256
+    """Long ones; on a CPU, which cannot say what a GPU would take, as many as are quick."""
+    return _GPU_CONTEXT_TOKENS if settings.on_gpu else _CPU_CONTEXT_TOKENS

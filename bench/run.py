@@ -206,7 +206,9 @@ def presets_of(shape: str, asked: Sequence[str]) -> tuple[str, ...]:
 
 def introduction(machine: dict[str, Any], settings: Settings, options: BenchOptions) -> str:
     """On what, of what, and how."""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    versions = ", ".join(
+        f"{name} {version or 'not installed'}" for name, version in machine["versions"].items()
+    )
     gpu = ""
     if settings.on_gpu:
         gpu = (
