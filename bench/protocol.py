@@ -30,6 +30,7 @@ from .section import Group, Measure, Row, Settings
 from .tables import as_table, quantity
 from .work import StepShape
 
+_WARM_UP_STEPS = 4
 _PROFILED_STEPS = 8
 _PROFILED = (1, 8, 32)
 """Numbers of canvases whose steps are profiled on a GPU; the most is everywhere."""
@@ -112,13 +113,10 @@ def _point(count: int) -> str:
 def _run(settings: Settings, engine: Engine, times: StepProfiler, preset: str, count: int) -> Row:
     config = config_of(settings)
     width = config.canvas_length
-    warm_up = random_requests(
-        config, count, settings.prompt_tokens, min(2 * width, settings.answer_tokens), 2
-    )
-    answer_all(engine, warm_up)
-    requests = random_requests(
-        config, count, settings.prompt_tokens, settings.answer_tokens, settings.num_steps
-    )
+    # The same with fewer steps: it compiles, and captures graphs for, what the other will run.
+    sizes = settings.prompt_tokens, settings.answer_tokens
+    answer_all(engine, random_requests(config, count, *sizes, _WARM_UP_STEPS))
+    requests = random_requests(config, count, *sizes, settings.num_steps)
     forget_peak(settings)
     times.steps.clear()
     results, seconds = answer_all(engine, requests)
