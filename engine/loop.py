@@ -13,8 +13,8 @@ from .canvas import Generation, Verdict
 from .engine_config import EngineConfig
 from .errors import RequestError, RequestTooLarge
 from .faults import is_out_of_memory
+from .kv_pages import KVPages, PageCounts
 from .model import DiffusionGemma
-from .pages import PAGE_TOKENS, PagePool
 from .request import ROW_MULTIPLE, Result
 from .runner import Runner
 from .scheduler import Scheduler
@@ -38,15 +38,16 @@ class Loop:
         trace: Trace,
     ) -> None:
         """may_start: see Scheduler. trace: told of every step."""
-        num_pages = 1 + config.max_kv_tokens // PAGE_TOKENS  # one for padding
+        window = model.config.sliding_window
+        counts = PageCounts.of(config, window, model.config.canvas_length)
         max_rows = config.max_rows
         self._runner = Runner(
             model,
             config.max_canvases,
-            num_pages,
+            counts,
             sparse=config.sparse_self_conditioning,
         )
-        pages = PagePool(num_pages, share=config.share_prefixes)
+        pages = KVPages(counts, window, share=config.share_prefixes)
         self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)
         self._trace = trace
         self._meter = StepMeter()

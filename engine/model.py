@@ -221,7 +221,7 @@ class DiffusionGemma(nn.Module):
         positions: Tensor,
         attends: Sequence[Attend],
     ) -> Tensor:
-        """One flat batch: the encoder's rows, then the canvases', then padding.
+        """One flat batch: the canvases' rows, then the encoder's, then padding.
 
         read_ids int64 [E], canvas_ids int64 [C], soft_embeddings [C, d] (zero before a canvas's
         first step), positions int64 [T >= E + C]; attends: of each layer, for all T rows.
@@ -230,19 +230,19 @@ class DiffusionGemma(nn.Module):
         num_read, num_canvas = len(read_ids), len(canvas_ids)
         padding = len(positions) - num_read - num_canvas
         parts = [
-            self.embed(read_ids),
             self.decoder.self_conditioning(self.embed(canvas_ids), soft_embeddings),
+            self.embed(read_ids),
             soft_embeddings.new_zeros(padding, self.config.hidden_size),
         ]
         x = torch.cat([part for part in parts if len(part)])
-        is_canvas = (torch.arange(len(x), device=x.device) >= num_read)[:, None]
+        is_canvas = (torch.arange(len(x), device=x.device) < num_canvas)[:, None]
         rotary_sliding = self.rotary_sliding(positions, x.dtype)
         rotary_full = self.rotary_full(positions, x.dtype)
         for i, (layer, attend) in enumerate(zip(self.decoder.layers, attends, strict=True)):
             read_scalar = self.encoder.language_model.layers[i].layer_scalar
             scalar = torch.where(is_canvas, layer.layer_scalar, read_scalar)
             x = layer(x, rotary_full if self.config.is_full(i) else rotary_sliding, attend, scalar)
-        hidden: Tensor = self.decoder.norm(x[num_read : num_read + num_canvas])
+        hidden: Tensor = self.decoder.norm(x[:num_canvas])
         return hidden
 
     def read_rows(

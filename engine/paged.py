@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .kv_pool import KVPool
-from .layout import Bucket, KeyRange, StepLayout
+from .layout import StepLayout
 from .pages import PAGE_TOKENS
+from .tiles import Bucket, KeyRange
 
 
 class PagedAttend:
@@ -22,11 +23,12 @@ class PagedAttend:
         self._keys, self._values = pool.layers[layer]
         self._layout = layout
         self._full = full
+        self._kv_rows = layout.full_kv_rows if full else layout.sliding_kv_rows
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, num_heads, head_dim], key and value [T, num_kv_heads, head_dim] -> as query."""
-        self._keys.index_copy_(0, self._layout.kv_rows, key)
-        self._values.index_copy_(0, self._layout.kv_rows, value)
+        self._keys.index_copy_(0, self._kv_rows, key)
+        self._values.index_copy_(0, self._kv_rows, value)
         output = torch.zeros_like(query)
         for bucket in self._layout.buckets:
             self._attend(query, bucket, output)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .canvas import Generation, Outcome
 from .canvas_table import CanvasTable
 from .draws import Purpose, draw_bits, to_uniforms
+from .kv_pages import PageCounts
 from .kv_pool import KVPool
 from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
@@ -49,7 +50,7 @@ class Runner:
     """The device path. One thread only."""
 
     def __init__(
-        self, model: DiffusionGemma, max_canvases: int, num_pages: int, *, sparse: bool
+        self, model: DiffusionGemma, max_canvases: int, page_counts: PageCounts, *, sparse: bool
     ) -> None:
         """sparse: whether soft embeddings may leave some probability out, see Operations."""
         weight = model.decoder.embed_tokens.weight
@@ -58,7 +59,7 @@ class Runner:
         self._sparse = sparse
         self._device = weight.device
         self._table = CanvasTable(config, max_canvases, weight.dtype, weight.device)
-        self._pool = KVPool(config, num_pages, weight.dtype, weight.device)
+        self._pool = KVPool(config, page_counts, weight.dtype, weight.device)
         self._layouts = LayoutBuilder(
             config.sliding_window, config.canvas_length, weight.dtype, weight.device
         )

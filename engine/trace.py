@@ -188,15 +188,14 @@ class TraceRecorder(Trace):
             "request": generation.number,
             "queued_ms": round(max(queued_s, 0.0) * 1e3, 3),
             "prompt_tokens": len(generation.request.prompt_ids),
-            "prompt_tokens_shared": generation.num_shared_tokens,
         }
         self._event(f"request {generation.number}", "B", number, at, facts)
 
     def _leave(self, generation: Generation, at: float) -> None:
         lane, result = self._lanes.pop(generation.number), generation.result
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"prompt_tokens_shared": generation.num_shared_tokens}
         if result is not None:
-            facts = {
+            facts |= {
                 "finish_reason": result.finish_reason,
                 "answer_tokens": len(result.token_ids),
                 "canvases": result.num_canvases,

@@ -46,7 +46,7 @@ def shrink(engine, *, max_rows=10**9, max_text=10**9):
         most = max_rows if stats.canvases_in_flight > 1 else 10**9
         if len(canvas_ids) > max_rows or len(read_ids) > most:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
-        if len(read_ids) and positions[: len(read_ids)].max() >= max_text:
+        if len(read_ids) and positions[len(canvas_ids) :].max() >= max_text:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
         return forward(read_ids, canvas_ids, soft_embeddings, positions, attends)
 
@@ -58,7 +58,8 @@ def assert_nothing_held(engine):
     assert engine._loop.is_idle and engine._futures == {}
     assert engine._loop._runner.num_held == 0
     pages = engine._loop._scheduler._pages
-    assert pages.num_available == pages.num_pages - 1
+    for pool in (pages.full, pages.sliding):
+        assert pool.num_available == pool.num_pages - 1
 
 
 @pytest.mark.parametrize("max_rows", [100, 48, 32])
