@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dgq.engine.config import ModelConfig
 from dgq.engine.engine_config import EngineConfig
@@ -59,6 +61,35 @@ def test_requests_decide_on_the_steps(preset, dtype):
         assert len(result.token_ids) == 64
         assert result.finish_reason == "length"
         assert result.mean_entropy_nats > 0.9 * math.log(512)  # flat: nan is not, either
+
+
+class Shapes(TorchDispatchMode):
+    """The shapes of all floating-point tensors that are made inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                self.seen |= {tuple(tensor.shape)} if tensor.is_floating_point() else set()
+        return made
+
+
+@pytest.mark.parametrize(("preset", "is_kept"), [("bf16", True), ("nf4-experts", False)])
+def test_no_expert_has_16_bits_that_the_preset_does_not_keep(preset, is_kept):
+    """Not for a moment: neither layer's gates, nor one expert's."""
+    sizes = SHAPES["micro"]["text_config"]
+    experts, inner, hidden = (
+        sizes[name] for name in ("num_experts", "moe_intermediate_size", "hidden_size")
+    )
+    with stand_in_folder("micro") as folder, Shapes() as shapes:
+        stand_in_model(folder, torch.bfloat16, "cpu", Quantization(preset))
+    assert ((experts, 2 * inner, hidden) in shapes.seen) == is_kept
+    assert ((experts, hidden, inner) in shapes.seen) == is_kept
+    assert (hidden, inner) not in shapes.seen
 
 
 def test_the_same_seed_gives_the_same_weights():
