@@ -4,6 +4,9 @@ On a GPU the host goes on while the device works. A step's flags may so be read 
 a few, are already under way, with canvases in them that had finished. What comes of those is *stale*:
 a canvas is known by the place that it had when the step was launched, and once its generation has
 moved on, to another attempt, another canvas or its end, no outcome of that place counts.
+
+Scores and candidates are computed when a step is read, for the few canvases that finished and ask for
+them; on a GPU they wait behind the step that is under way.
 """
 
 from dataclasses import dataclass, replace

@@ -8,7 +8,7 @@ nowhere. Row order: the canvases' rows, then the encoder's, then padding, withou
 are consecutive; which rows are a canvas's is therefore data and not shape.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,12 @@ from .errors import EngineError
 from .feedforward import LEAST_ROWS
 from .layout import StepLayout
 from .pages import PAGE_TOKENS, SCRATCH_PAGE
-from .segments import SegmentPages, StepSegments
+from .segments import StepSegments
 
 _COARSE_ROWS = 256
 """Up to here, numbers of rows are rounded up to powers of two; above, to quarters between them."""
+
+Values = Sequence[int] | NDArray[np.integer]
 
 _SCRATCH_ROW = SCRATCH_PAGE * PAGE_TOKENS
 
@@ -147,73 +149,59 @@ def pack(layout: StepLayout, shape: StepShape, num_slots: int, width: int) -> ND
     num_slots, width: of the canvas table; its last slot is for padding.
     """
     scratch_slot = num_slots - 1
-    segments, num_rows = _segments(layout), layout.num_canvas + layout.num_read
+    scratch_row, nowhere = scratch_slot * width, shape.num_canvases * width
+    num_rows = layout.num_canvas + layout.num_read
     canvas_rows, grid = layout.canvas_rows.numpy(), layout.grid.numpy()
     head = np.arange(layout.num_canvas) if layout.free is None else layout.free.numpy()
-    nowhere = shape.num_canvases * width
-    wide = [
-        [layout.num_canvas],
-        [num_rows],
-        np.concatenate([np.zeros(layout.num_canvas, np.int64), layout.read_ids.numpy()]),
-        layout.positions.numpy()[:num_rows],
-        layout.full_kv_rows.numpy()[:num_rows],
-        layout.sliding_kv_rows.numpy()[:num_rows],
-        canvas_rows,
-        head,
-        grid[head],
-        grid[head],
-        canvas_rows[head],
-        layout.slots.numpy(),
+    wide: list[tuple[Values, int]] = [  # in the order of StepInputs, and what pads them
+        ([layout.num_canvas], 0),
+        ([num_rows], 0),
+        (np.concatenate([np.zeros(layout.num_canvas, np.int64), layout.read_ids.numpy()]), 0),
+        (layout.positions.numpy()[:num_rows], 0),
+        (layout.full_kv_rows.numpy()[:num_rows], _SCRATCH_ROW),
+        (layout.sliding_kv_rows.numpy()[:num_rows], _SCRATCH_ROW),
+        (canvas_rows, scratch_row),
+        (head, 0),
+        (grid[head], 0),
+        (grid[head], nowhere),
+        (canvas_rows[head], scratch_row),
+        (layout.slots.numpy(), scratch_slot),
     ]
-    scratch_row = scratch_slot * width
-    fillers = (
-        0,
-        0,
-        0,
-        0,
-        *[_SCRATCH_ROW] * 2,
-        scratch_row,
-        0,
-        0,
-        nowhere,
-        scratch_row,
-        scratch_slot,
-    )
-    narrow = [
-        segments.row_offsets,
-        segments.positions,
-        segments.is_canvas,
-        *_of_kind(segments.full, 0),
-        *_of_kind(segments.sliding, len(segments.full.pages)),
+    segments = _segments(layout)
+    full, sliding = segments.full, segments.sliding
+    num_full, num_pages = len(full.pages), len(full.pages) + len(sliding.pages)
+    narrow: list[tuple[Values, int]] = [
+        (segments.row_offsets, num_rows),
+        (segments.positions, 0),
+        (segments.is_canvas, 0),
+        (full.page_offsets, num_full),
+        (full.first_pages, 0),
+        (sliding.page_offsets + num_full, num_pages),  # in one list, behind the others
+        (sliding.first_pages, 0),
     ]
-    ends = [offsets[-1] for offsets in (narrow[0], narrow[3], narrow[5])]
-    narrow_fillers = (ends[0], 0, 0, ends[1], 0, ends[2], 0)
-    pages = [segments.full.pages, segments.sliding.pages]
-    num_narrow = sum(shape._narrow) + sum(map(len, pages))
+    even = np.zeros((sum(shape._narrow) + num_pages) % 2, np.int32)
+    in_32_bits: list[NDArray[Any]] = [
+        *_padded(narrow, shape._narrow),
+        full.pages,
+        sliding.pages,
+        even,
+    ]
     return np.concatenate(
         [
-            *map(_padded, wide, shape._wide, fillers),
-            np.concatenate(
-                [
-                    *map(_padded, narrow, shape._narrow, narrow_fillers),
-                    *pages,
-                    np.zeros(num_narrow % 2, np.int32),
-                ],
-                dtype=np.int32,
-            ).view(np.int64),
-        ],
-        dtype=np.int64,
+            *_padded(wide, shape._wide),
+            np.concatenate(in_32_bits, dtype=np.int32).view(np.int64),
+        ]
     )
 
 
-def _of_kind(pages: SegmentPages, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Offsets of pages that begin at start of the list of all, and the first pages' numbers."""
-    return pages.page_offsets + np.int32(start), pages.first_pages
-
-
-def _padded(values: Sequence[int] | NDArray[Any], size: int, filler: int) -> NDArray[Any]:
-    array = np.asarray(values)
-    return np.concatenate([array, np.full(size - len(array), filler, array.dtype)])
+def _padded(
+    parts: Sequence[tuple[Values, int]], sizes: Sequence[int]
+) -> Iterator[NDArray[np.int64]]:
+    """Each part's values and then its filler, up to its size."""
+    for (values, filler), size in zip(parts, sizes, strict=True):
+        padded = np.full(size, filler)
+        padded[: len(values)] = values
+        yield padded
 
 
 def _segments(layout: StepLayout) -> StepSegments:
