@@ -65,6 +65,7 @@ class Generation:
     width: rows of the current canvas; 0 once finished.
     pages: of the KV pool, while in flight.
     num_shared_tokens: of the prompt, that others had read before it.
+    num_steps_planned: of this attempt at the current canvas.
     submitted_s: when it came, on the clock of time.perf_counter.
     """
 
@@ -81,6 +82,7 @@ class Generation:
     pages: TextPages = field(default_factory=TextPages)
     result: Result | None = None
     num_shared_tokens: int = 0
+    num_steps_planned: int = 0
     submitted_s: float = field(default_factory=time.perf_counter)
     _committed: list[int] = field(default_factory=list)
     _num_steps: int = 0
@@ -107,6 +109,15 @@ class Generation:
     def place(self) -> tuple[int, int, int]:
         """Names this attempt at this canvas of this request; no other has the same."""
         return self.number, self.canvas, self.attempt
+
+    @property
+    def has_steps_left(self) -> bool:
+        """Whether one more step may be planned, whatever becomes of those that are not judged yet."""
+        return self.needs_start or self.num_steps_planned < self.sampling.max_denoising_steps
+
+    def plan_step(self) -> None:
+        """The canvas will be denoised once more."""
+        self.num_steps_planned = 1 if self.needs_start else self.num_steps_planned + 1
 
     def start_ids(self) -> list[int]:
         """What the canvas starts from, where noise does not replace it; pins are in place."""

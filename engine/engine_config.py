@@ -25,6 +25,8 @@ class EngineConfig:
     share_prefixes: requests that begin alike share one encoding, to the bit what each would have.
     sparse_self_conditioning: leaves out at most DROPPED_MASS of a row's probability, see head.py.
         Both can be switched off to measure what they save.
+    cuda_graphs: on a GPU with the triton kernels, steps whose shape comes again are captured and
+        replayed in one call (graphs.py).
     """
 
     max_canvases: int = 64
@@ -33,6 +35,7 @@ class EngineConfig:
     max_sliding_tokens: int | None = None
     share_prefixes: bool = True
     sparse_self_conditioning: bool = True
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Raise EngineError, naming the field, for a value out of range."""

@@ -33,6 +33,7 @@ from .pages import PAGE_TOKENS
 from .quantization import PRESETS, Quantization
 from .scheduler import LEAST_READ_ROWS
 from .sliding_pages import READ_ROOM_PAGES, steady_pages
+from .step_rules import NUM_KNOBS
 
 LONG_CONTEXT_TOKENS = 4096
 SHORT_CONTEXT_TOKENS = 512
@@ -109,7 +110,7 @@ class MemoryPlan:
     @property
     def canvas_bytes(self) -> int:
         """Of the canvas table."""
-        return self.costs.per_canvas * self.engine_config.max_canvases
+        return _table_bytes(self.costs, self.engine_config.max_canvases)
 
     @property
     def total_bytes(self) -> int:
@@ -184,7 +185,7 @@ def plan_memory(
     width, rows = config.canvas_length, wanted.max_rows
     while True:
         canvases = min(wanted.max_canvases, rows // LEAST_ROWS)
-        fixed = costs.weights + costs.per_canvas * canvases + _step_bytes(costs, rows)
+        fixed = costs.weights + _table_bytes(costs, canvases) + _step_bytes(costs, rows)
         kv_bytes = budget_bytes - fixed - costs.kv_bytes(PageCounts(1, READ_ROOM_PAGES + 1))
         likely_bytes = _text_bytes(costs, *_text_tokens(config, _LIKELY_CONTEXT_TOKENS))
         if rows <= width or kv_bytes >= rows // width * likely_bytes:
@@ -242,7 +243,7 @@ def _whole_pages(num_tokens: int) -> int:
 def _least_bytes(costs: MemoryCosts, config: ModelConfig) -> int:
     """Of an engine that can denoise one canvas behind a text of its length."""
     step = _step_bytes(costs, config.canvas_length)
-    canvases = config.canvas_length // LEAST_ROWS * costs.per_canvas
+    canvases = _table_bytes(costs, config.canvas_length // LEAST_ROWS)
     return costs.weights + step + canvases + _least_kv_bytes(costs, config)
 
 
@@ -281,7 +282,7 @@ def _refusal(
     return (
         f"{_size(budget_bytes)} is too little: weights {_size(costs.weights)} ({quantization.preset}) "
         f"+ a step of {width} rows {_size(_step_bytes(costs, width))} "
-        f"+ canvases {_size(width // LEAST_ROWS * costs.per_canvas)} "
+        f"+ canvases {_size(_table_bytes(costs, width // LEAST_ROWS))} "
         f"+ keys and values of {tokens} tokens {_size(_least_kv_bytes(costs, config))} "
         f"= {_size(needed)}{advice}"
     )
@@ -297,9 +298,17 @@ def _kv_token_bytes(config: ModelConfig, dtype: torch.dtype, full: bool) -> int:
     return num_layers * elements * dtype.itemsize
 
 
+def _table_bytes(costs: MemoryCosts, num_canvases: int) -> int:
+    """Of the canvas table; it has one slot more, for padding."""
+    return costs.per_canvas * (num_canvases + 1)
+
+
 def _canvas_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """A slot of canvas_table.py: two ids, two flags and a soft embedding per row, three counts."""
-    return config.canvas_length * (2 * 8 + 2 + config.hidden_size * dtype.itemsize) + 3 * 8
+    """A slot of canvas_table.py: two ids, two flags and a soft embedding per row, three counts, a
+    key and the knobs.
+    """
+    per_row = 2 * 8 + 2 + config.hidden_size * dtype.itemsize
+    return config.canvas_length * per_row + (4 + NUM_KNOBS) * 8
 
 
 def _size(num_bytes: int) -> str:

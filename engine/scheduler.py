@@ -48,6 +48,11 @@ class Plan:
     canvases: list[Generation]
 
     @property
+    def is_empty(self) -> bool:
+        """There is nothing to do before a step in flight is judged."""
+        return not self.chunks and not self.canvases
+
+    @property
     def num_read_rows(self) -> int:
         """Rows of this step that the encoder reads."""
         return sum(len(chunk.ids) for chunk in self.chunks)
@@ -137,7 +142,9 @@ class Scheduler:
                 if not generation.pending_ids:
                     budget -= generation.width  # its canvas begins in this step
             complete = complete and not generation.pending_ids
-            if complete or not (generation.pending_ids or generation.needs_start):
+            is_read = complete or not (generation.pending_ids or generation.needs_start)
+            if is_read and generation.has_steps_left:
+                generation.plan_step()
                 canvases.append(generation)
         return Plan(chunks, [g for g in canvases if g.needs_start], canvases)
 

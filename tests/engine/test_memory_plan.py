@@ -137,7 +137,7 @@ def test_bf16_is_refused_with_the_arithmetic(published, budget_gb, preset):
         plan(published, BF16, budget_gb * GB)
     assert str(refused.value) == (
         f"{budget_gb}.00 GB is too little: weights 50.50 GB (bf16) + a step of 256 rows 86.3 MB "
-        "+ canvases 23.1 MB + keys and values of 512 tokens 171.4 MB = 50.78 GB; "
+        "+ canvases 24.6 MB + keys and values of 512 tokens 171.4 MB = 50.78 GB; "
         f"the preset {preset} would fit"
     )
 
@@ -190,7 +190,7 @@ def test_a_real_engine_stays_within_its_plan(quantization):
         sampling=replace(SamplingConfig(), max_denoising_steps=3),
     )
     with torch.inference_mode(), Tally() as tally:
-        loop = Loop(model, made.engine_config, lambda generation: True, NO_TRACE)
+        loop = Loop(model, made.engine_config, {1}, lambda generation: True, NO_TRACE)
         pools = tally.now
         for seed in range(6):
             request = Request(tuple(range(2, 100 + seed)), max_new_tokens=256, seed=seed)

@@ -389,3 +389,24 @@ def test_rows_and_pages_are_conserved(requests, random, window, spare, losses):
         texts.lose_all()
     texts.run()
     texts.check_end()
+
+
+def test_a_canvas_that_has_all_its_steps_planned_waits_for_its_judgement():
+    """Until its outcome is known, which may be a step later, nothing else of it is planned."""
+    scheduler = scheduler_of(max_canvases=2, max_rows=128)
+    capped = Generation.begin(
+        0,
+        Request((5,), 64, 0, canvas_length=64, sampling=SamplingConfig(max_denoising_steps=2)),
+        LIMITS,
+    )
+    other = generation(1)
+    scheduler.add(capped)
+    scheduler.add(other)
+    assert [in_flight(step(scheduler)) for _ in range(3)] == [[0, 1], [0, 1], [1]]
+    unsettled = Outcome([9] * 64, 2, 5.0, False)
+    assert capped.finish_canvas(unsettled) is Verdict.REROLL  # and so begins anew
+    assert [in_flight(step(scheduler)) for _ in range(3)] == [[0, 1], [0, 1], [1]]
+    converge(scheduler, other)
+    assert step(scheduler).is_empty and not scheduler.is_idle
+    converge(scheduler, capped)
+    assert step(scheduler).is_empty and scheduler.is_idle
