@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dgq.engine.shapes import PUBLISHED
 from dgq.kernels.fp8 import Fp8Tensor
 from dgq.kernels.fp8_experts import fp8_experts
 from dgq.kernels.grouped_experts import grouped_experts
@@ -17,11 +18,12 @@ from dgq.kernels.router import route
 from dgq.kernels.self_conditioning import self_conditioning
 from dgq.kernels.vocabulary_head import VocabularyReadings, read_vocabulary
 
-HIDDEN, DENSE_INNER = 2816, 2112
-NUM_EXPERTS, TOP_K, EXPERT_INNER = 128, 8, 704
-VOCABULARY = 262_144
-QUERY_HEADS, KEY_HEADS, HEAD_SIZE, WINDOW = 16, 8, 256, 1024
-FULL_KEY_HEADS, FULL_HEAD_SIZE = 2, 512
+HIDDEN, DENSE_INNER = PUBLISHED.hidden_size, PUBLISHED.intermediate_size
+NUM_EXPERTS, TOP_K = PUBLISHED.num_experts, PUBLISHED.top_k_experts
+EXPERT_INNER, VOCABULARY = PUBLISHED.moe_intermediate_size, PUBLISHED.vocab_size
+QUERY_HEADS, KEY_HEADS = PUBLISHED.num_attention_heads, PUBLISHED.num_key_value_heads
+HEAD_SIZE, WINDOW = PUBLISHED.head_dim, PUBLISHED.sliding_window
+FULL_KEY_HEADS, FULL_HEAD_SIZE = PUBLISHED.num_key_value_heads_full, PUBLISHED.head_dim_full
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -33,6 +33,7 @@ Made from `worker/settings.py` by `make docs`. Where several sources set the sam
 FOLDERS = {
     "worker": "where jobs run; the command line",
     "pipelines": "what a job means; no torch",
+    "bench": "dgq bench: what is checked and measured on a device",
     "engine": "how tokens are made",
     "kernels": "Triton kernels beside their references",
     "training": "how dgq-tiny is made; not installed",
@@ -48,7 +49,7 @@ What `--help` says of each command, made by `make docs`.
 MAP_INTRODUCTION = """# Map
 
 What each file is for, made from their docstrings by `make docs`. Imports go one way: worker → pipelines →
-engine → kernels. The folders are the subpackages of `dgq`: `engine/` is `dgq.engine`.
+engine → kernels, with bench beside pipelines. The folders are the subpackages of `dgq`: `engine/` is `dgq.engine`.
 
 """
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from .errors import RequestError
-from .pages import PAGE_TOKENS, Holding
+from .kv_pages import TextPages
+from .pages import PAGE_TOKENS
 from .request import ROW_MULTIPLE, Candidates, FinishReason, Request, Result, SamplingConfig
 
 
@@ -62,9 +63,9 @@ class Generation:
     pending_ids: tokens that the encoder must read before the canvas may be denoised.
     prefix_length: tokens that the encoder has read.
     width: rows of the current canvas; 0 once finished.
-    pages, canvas_pages: of the KV pool, while in flight: token i of the text is in page
-        i // PAGE_TOKENS, and the canvas's rows have pages of their own.
-    num_shared_tokens: of the prompt, that others had read when it was admitted.
+    pages: of the KV pool, while in flight.
+    num_shared_tokens: of the prompt, that others had read before it.
+    num_steps_planned: of this attempt at the current canvas.
     submitted_s: when it came, on the clock of time.perf_counter.
     """
 
@@ -78,10 +79,10 @@ class Generation:
     canvas: int = 0
     attempt: int = 0
     needs_start: bool = True
-    pages: list[int] = field(default_factory=list)
-    canvas_pages: list[int] = field(default_factory=list)
+    pages: TextPages = field(default_factory=TextPages)
     result: Result | None = None
     num_shared_tokens: int = 0
+    num_steps_planned: int = 0
     submitted_s: float = field(default_factory=time.perf_counter)
     _committed: list[int] = field(default_factory=list)
     _num_steps: int = 0
@@ -109,6 +110,15 @@ class Generation:
         """Names this attempt at this canvas of this request; no other has the same."""
         return self.number, self.canvas, self.attempt
 
+    @property
+    def has_steps_left(self) -> bool:
+        """Whether one more step may be planned, whatever becomes of those that are not judged yet."""
+        return self.needs_start or self.num_steps_planned < self.sampling.max_denoising_steps
+
+    def plan_step(self) -> None:
+        """The canvas will be denoised once more."""
+        self.num_steps_planned = 1 if self.needs_start else self.num_steps_planned + 1
+
     def start_ids(self) -> list[int]:
         """What the canvas starts from, where noise does not replace it; pins are in place."""
         ids = [self.limits.filler_id] * self.width
@@ -134,23 +144,19 @@ class Generation:
         return self.request.pins if self.canvas == 0 else ()
 
     @property
-    def num_pages_needed(self) -> int:
-        """Pages for the longest text that this request may become, its canvas apart."""
-        return num_pages_needed(self.request, self.limits)
+    def max_tokens(self) -> int:
+        """Of the longest text that this request may become, its canvas apart."""
+        return max_text_tokens(self.request, self.limits)
 
-    def hold(self, holding: Holding) -> None:
-        """Take pages: for the text, of which some may have been read by others, then the canvas."""
-        num_canvas_pages = self.width // PAGE_TOKENS
-        self.pages = holding.pages[:-num_canvas_pages]
-        self.canvas_pages = holding.pages[-num_canvas_pages:]
-        self.num_shared_tokens = holding.num_shared * PAGE_TOKENS
-        self.read(self.num_shared_tokens)
-
-    def let_go(self) -> list[int]:
+    def let_go(self) -> TextPages:
         """Give the pages up; returns them."""
-        pages = self.pages + self.canvas_pages
-        self.pages, self.canvas_pages = [], []
+        pages, self.pages = self.pages, TextPages()
         return pages
+
+    def find_read(self, num_tokens: int) -> None:
+        """Others have read this many of the pending tokens, and nothing was read before."""
+        self.num_shared_tokens = num_tokens
+        self.read(num_tokens)
 
     def read(self, num_tokens: int) -> None:
         """The encoder has read this many of the pending tokens."""
@@ -160,7 +166,7 @@ class Generation:
     def restart(self) -> None:
         """Begin the current canvas anew, with nothing read yet: the tensors are lost."""
         self.pending_ids = (*self.request.prompt_ids, *self._committed)
-        self.prefix_length = 0
+        self.prefix_length = self.num_shared_tokens = 0
         self.needs_start = True
 
     def finish_canvas(self, outcome: Outcome) -> Verdict:
@@ -259,7 +265,7 @@ def check_request(request: Request, limits: EngineLimits) -> None:
             f"{request.max_new_tokens} need {length} positions; the checkpoint has "
             f"{limits.max_position_embeddings}: shorten the prompt or split the job"
         )
-    tokens = (num_pages_needed(request, limits) + rows // PAGE_TOKENS) * PAGE_TOKENS
+    tokens = -(-max_text_tokens(request, limits) // PAGE_TOKENS) * PAGE_TOKENS + rows
     if tokens > limits.max_kv_tokens:
         raise RequestError(
             f"prompt of {len(request.prompt_ids)} tokens and max_new_tokens "
@@ -268,11 +274,11 @@ def check_request(request: Request, limits: EngineLimits) -> None:
         )
 
 
-def num_pages_needed(request: Request, limits: EngineLimits) -> int:
-    """Pages for the prompt and all canvases that may be committed: all but the last."""
+def max_text_tokens(request: Request, limits: EngineLimits) -> int:
+    """Tokens of the prompt and of all canvases that may be committed: all but the last."""
     width = _rows_for(request.max_new_tokens, request.canvas_length or limits.canvas_length)
     num_committed = (-(-request.max_new_tokens // width) - 1) * width
-    return -(-(len(request.prompt_ids) + num_committed) // PAGE_TOKENS)
+    return len(request.prompt_ids) + num_committed
 
 
 def _rows_for(num_tokens: int, width: int) -> int:

@@ -1,11 +1,15 @@
 """The canvases in flight as tensors: one slot each, allocated once.
 
+A slot holds what its canvas has become and by which knobs it goes; both are written when the canvas
+starts, and a step finds them by the slot.
+
 All slots are as wide as the widest canvas, so that whatever is summed over a canvas's rows is summed
 in the same order in any company. What a slot holds beyond its canvas's width is never free.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,21 +17,32 @@ from .canvas import Generation
 from .config import ModelConfig
 from .draws import Purpose, canvas_key, draw_bits, to_tokens, to_uniforms
 from .sampler import StopState
+from .step_rules import NUM_KNOBS, NUM_TEMPERATURE_KNOBS, StepRules, knobs_of
+from .upload import upload
 
 
 class CanvasTable:
-    """S slots of W rows.
+    """S slots of W rows, the last of them for padding.
 
     ids int64 [S, W]; free bool [S, W]; steps int64 [S]; soft_embeddings [S * W, d], what the last
     step believed, zero before the first; stop_state of S canvases.
     """
 
     def __init__(
-        self, config: ModelConfig, num_slots: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        num_slots: int,
+        eos_ids: Collection[int],
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
+        """num_slots: one more is allocated, the last, for canvases that only pad a step. eos_ids: the
+        tokens that end a text.
+        """
         width = config.canvas_length
         self._vocab_size = config.vocab_size
         self._free_slots = list(range(num_slots))
+        num_slots += 1
         self._slots: dict[int, int] = {}
         self.ids = torch.zeros(num_slots, width, dtype=torch.int64, device=device)
         self.free = torch.zeros(num_slots, width, dtype=torch.bool, device=device)
@@ -36,6 +51,10 @@ class CanvasTable:
             num_slots * width, config.hidden_size, dtype=dtype, device=device
         )
         self.stop_state = StopState.fresh(self.ids)
+        self._keys = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self._knobs = torch.zeros(num_slots, NUM_KNOBS, dtype=torch.float64, device=device)
+        self._knobs[-1, :NUM_TEMPERATURE_KNOBS] = 1.0  # whatever is computed of padding is finite
+        self._eos_ids = eos_ids
 
     @property
     def num_held(self) -> int:
@@ -65,26 +84,44 @@ class CanvasTable:
             if generation.number not in self._slots:
                 self._slots[generation.number] = self._free_slots.pop()
         device, width = self.ids.device, self.ids.shape[1]
-        base = torch.tensor([_padded(g.start_ids(), width) for g in generations], device=device)
-        free = torch.tensor(
-            [_padded(_free_rows(g), width) for g in generations], device=device
-        ).bool()
-        noise = torch.tensor([g.start_noise() for g in generations], device=device)
-        keys = torch.tensor(
-            [canvas_key(g.request.seed, g.attempt, g.canvas) for g in generations], device=device
+        numbers = upload(
+            np.array(
+                [
+                    (
+                        self.slot(g),
+                        canvas_key(g.request.seed, g.attempt, g.canvas),
+                        *_padded(g.start_ids(), width),
+                        *_padded(_free_rows(g), width),
+                    )
+                    for g in generations
+                ],
+                np.int64,
+            ),
+            device,
         )
+        slots, keys, (base, free) = numbers[:, 0], numbers[:, 1], numbers[:, 2:].chunk(2, dim=1)
+        free = free.bool()
+        shares = upload(
+            np.array([(g.start_noise(), *knobs_of(g)) for g in generations], np.float64), device
+        )
+        noise, knobs = shares[:, :1], shares[:, 1:]
         steps = torch.zeros_like(keys)
         uniforms = to_uniforms(draw_bits(keys, Purpose.START_NOISE, steps, width))
         bits = draw_bits(keys, Purpose.START_TOKEN, steps, width)
-        noised = (uniforms < noise[:, None]) & free
-        slots = torch.tensor([self.slot(g) for g in generations], device=device)
+        noised = (uniforms < noise.float()) & free
         self.ids[slots] = torch.where(noised, to_tokens(bits, self._vocab_size), base)
         self.free[slots] = free
-        self.steps[slots] = 0
+        self.steps[slots] = steps
         self.soft_embeddings.view(len(self.ids), width, -1)[slots] = 0
+        self._keys[slots] = keys
+        self._knobs[slots] = knobs
         self.put_stop_state(slots, StopState.fresh(base))
         for generation in generations:
             generation.needs_start = False
+
+    def rules(self, slots: Tensor) -> StepRules:
+        """slots int64 [B] -> by what rules their canvases go."""
+        return StepRules.of(self._knobs[slots], self._keys[slots], self._vocab_size, self._eos_ids)
 
     def get_stop_state(self, slots: Tensor) -> StopState:
         """slots int64 [B] -> the state of B canvases."""

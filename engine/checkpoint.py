@@ -145,6 +145,16 @@ def empty_model(
     return model
 
 
+def place(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make a tensor the parameter or the buffer of this name."""
+    parent, _, leaf = name.rpartition(".")
+    module = model.get_submodule(parent)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[leaf] = tensor
+
+
 def _takers(
     model: DiffusionGemma, dtype: torch.dtype, device: torch.device | str, *, are_quantized: bool
 ) -> dict[str, Taker]:
@@ -176,13 +186,7 @@ def _put(
     tensor: Tensor,
 ) -> None:
     check_dense(tensor, shape)
-    kept = tensor.to(device=device, dtype=dtype, copy=True)
-    parent, _, leaf = name.rpartition(".")
-    module = model.get_submodule(parent)
-    if leaf in module._parameters:
-        module._parameters[leaf] = nn.Parameter(kept, requires_grad=False)
-    else:
-        module._buffers[leaf] = kept
+    place(model, name, tensor.to(device=device, dtype=dtype, copy=True))
 
 
 def _original(name: str) -> str:

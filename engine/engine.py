@@ -59,7 +59,7 @@ class Engine:
             sampling=generation.sampling,
         )
         self._max_in_flight = 2 * engine_config.max_canvases
-        self._loop = Loop(model, engine_config, self._may_start, trace)
+        self._loop = Loop(model, engine_config, self._limits.eos_ids, self._may_start, trace)
         self._futures: dict[int, Future[Result]] = {}
         self._numbers = count()
         self._inbox: list[Generation] = []

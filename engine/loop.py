@@ -1,27 +1,49 @@
-"""The engine's steps: what is scheduled is run, what is finished is handed back.
+"""The engine's steps: what is scheduled is launched, what is finished is handed back.
+
+On a CPU a step is read as soon as it is launched. A GPU works while the host goes on, so there the
+next step is planned and launched before the last one's outcomes are read, and all that the host does
+hides behind the device: at most ``lag`` steps are in flight beyond the one that is read. What this
+costs: a canvas that a step finishes is denoised once more, in vain, unless it had used its steps up
+(the host can count those). What comes of that is recognised and dropped (step_in_flight.py).
+
+Why it is safe. All that a step does is put into one stream, which works in the order of the launches.
+When step n is read and its finished canvases give back their slots and pages, step n + 1, which still
+writes into them, has been launched. Whoever gets them next, a canvas that begins or a text that is
+read, fills them in a step that is launched later, and so after that write; and it reads nothing of
+them that it has not filled. A canvas that goes on, or begins anew in its own slot, is such a next
+owner too. And no row's result depends on what else is in a step, so the rows denoised in vain change
+nothing beside them.
 
 When memory runs out, whatever is on the device is thrown away, the row budget is halved, and the
 canvases in flight begin anew from what the host knows of them. There is no half-done step to be
 understood, and draws are keyed by place and not by time, so every canvas goes the way it would have
 gone. What it costs is the steps of the canvases in flight, and a second reading of their prefixes.
+Steps that were launched before the one for which memory ran out are read first, as if it had not been
+tried; if reading fails, they are thrown away as well.
 """
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TypeVar
 
-from .canvas import Generation, Verdict
+from .canvas import Generation, Outcome, Verdict
 from .engine_config import EngineConfig
 from .errors import RequestError, RequestTooLarge
 from .faults import is_out_of_memory
+from .kv_pages import KVPages, PageCounts
 from .model import DiffusionGemma
-from .pages import PAGE_TOKENS, PagePool
 from .request import ROW_MULTIPLE, Result
 from .runner import Runner
-from .scheduler import Scheduler
+from .scheduler import Plan, Scheduler
 from .stats import EngineStats, StepMeter
+from .step_in_flight import StepInFlight
 from .trace import Trace
 
 logger = logging.getLogger("dgq.engine")
+
+_Made = TypeVar("_Made")
 
 Settled = tuple[int, Result | RequestError]
 """A request's number, and its result or why it cannot have one."""
@@ -34,20 +56,19 @@ class Loop:
         self,
         model: DiffusionGemma,
         config: EngineConfig,
+        eos_ids: Collection[int],
         may_start: Callable[[Generation], bool],
         trace: Trace,
     ) -> None:
-        """may_start: see Scheduler. trace: told of every step."""
-        num_pages = 1 + config.max_kv_tokens // PAGE_TOKENS  # one for padding
+        """eos_ids: the tokens that end a text. may_start: see Scheduler. trace: told of every step."""
+        window = model.config.sliding_window
+        counts = PageCounts.of(config, window, model.config.canvas_length)
         max_rows = config.max_rows
-        self._runner = Runner(
-            model,
-            config.max_canvases,
-            num_pages,
-            sparse=config.sparse_self_conditioning,
-        )
-        pages = PagePool(num_pages, share=config.share_prefixes)
+        self._runner = Runner(model, config, counts, eos_ids)
+        pages = KVPages(counts, window, share=config.share_prefixes)
         self._scheduler = Scheduler(config.max_canvases, max_rows, pages, may_start)
+        self._lag = 1 if self._runner.is_asynchronous else 0
+        self._in_flight: deque[tuple[Plan, StepInFlight]] = deque()
         self._trace = trace
         self._meter = StepMeter()
         self._out_of_memory_total = 0
@@ -81,29 +102,49 @@ class Loop:
         )
 
     def step(self) -> list[Settled]:
-        """Do one step; gives what it settled. Raises whatever the device raises but out of memory.
+        """Launch a step and read one; gives what it settled. Raises whatever the device raises but
+        out of memory.
 
         Out of memory halves the row budget, and the lowered budget stays. A request that does not
         fit alone gets RequestTooLarge; then lowering has not helped, and is taken back.
         """
-        try:
-            return self._step()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        return self._recover()  # here, where the error no longer holds the step's tensors
-
-    def _step(self) -> list[Settled]:
         self._trace.step_began()
         plan = self._scheduler.schedule()
-        step = self._runner.prepare(plan)
-        self._trace.planned(plan, self._scheduler.running)
-        outcomes = self._runner.run(step)
+        is_launched = _unless_out_of_memory(partial(self._launch, plan))
+        num_kept = self._lag if is_launched and not plan.is_empty else 0
+        outcomes = _unless_out_of_memory(partial(self._read, num_kept))
         self._trace.computed()
+        settled = [] if outcomes is None else self._judge(outcomes)
+        if is_launched is None or outcomes is None:
+            self._in_flight.clear()
+            return settled + self._recover()
+        if self._scheduler.is_idle:
+            self._in_flight.clear()  # all that is in it is stale
+        self._trace.step_ended(self._scheduler.num_waiting)
+        return settled
+
+    def _launch(self, plan: Plan) -> bool:
+        """Tell the device what is planned; with nothing to do, it waits for what is in flight."""
+        prepared = None if plan.is_empty else self._runner.prepare(plan)
+        self._trace.planned(plan, self._scheduler.running)
+        if prepared is not None:
+            self._in_flight.append((plan, self._runner.launch(prepared)))
+        return True
+
+    def _read(self, num_kept: int) -> list[tuple[Generation, Outcome]]:
+        """Wait for the oldest step in flight, if there are more than so many."""
+        if len(self._in_flight) <= num_kept:
+            return []
+        plan, step = self._in_flight.popleft()
+        outcomes = step.outcomes()
         if plan.canvases:  # reading alone takes less than what follows it, and proves nothing
             self._proven_rows = self._scheduler.max_rows
             self._is_clean = False
         self._meter.count(plan.num_read_rows, plan.num_canvas_rows)
+        return outcomes
+
+    def _judge(self, outcomes: list[tuple[Generation, Outcome]]) -> list[Settled]:
+        """Let the generations of finished canvases move on."""
         settled: list[Settled] = []
         for generation, outcome in outcomes:
             verdict = generation.finish_canvas(outcome)
@@ -112,7 +153,6 @@ class Loop:
             if verdict is Verdict.FINISHED and generation.result is not None:
                 self._runner.release(generation)
                 settled.append((generation.number, generation.result))
-        self._trace.step_ended(self._scheduler.num_waiting)
         return settled
 
     def _recover(self) -> list[Settled]:
@@ -154,3 +194,13 @@ class Loop:
 
     def _set_row_budget(self, max_rows: int) -> None:
         self._scheduler.max_rows = max_rows
+
+
+def _unless_out_of_memory(work: Callable[[], _Made]) -> _Made | None:
+    """What the work gives, or None where memory ran out; the error, which holds tensors, is gone."""
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    return None

@@ -59,13 +59,18 @@ class Layer(nn.Module):
         rotary: tuple[Tensor, Tensor],
         attend: Attend,
         layer_scalar: Tensor,
+        is_row: Tensor | None = None,
     ) -> Tensor:
-        """x [.., d] -> [.., d]; layer_scalar [1], or [.., 1] where rows differ."""
+        """x [.., d] -> [.., d]; layer_scalar [1], or [.., 1] where rows differ. is_row bool [rows, 1]:
+        False for padding, which goes to no expert; None: there is none.
+        """
         attended = self.self_attn(self.input_layernorm(x), rotary, attend)
         x = self.post_attention_layernorm(attended, residual=x)
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
         flat = x.view(-1, x.shape[-1])
-        _, weights, experts = self.router(flat)
+        scores, weights, experts = self.router(flat)
+        if is_row is not None:
+            experts = experts.masked_fill(~is_row, scores.shape[-1])
         routed = self.experts(self.pre_feedforward_layernorm_2(flat), weights, experts)
         routed = self.post_feedforward_layernorm_2(routed).view_as(x)
         x = self.post_feedforward_layernorm(dense + routed, residual=x)
@@ -221,7 +226,7 @@ class DiffusionGemma(nn.Module):
         positions: Tensor,
         attends: Sequence[Attend],
     ) -> Tensor:
-        """One flat batch: the encoder's rows, then the canvases', then padding.
+        """One flat batch: the canvases' rows, then the encoder's, then padding.
 
         read_ids int64 [E], canvas_ids int64 [C], soft_embeddings [C, d] (zero before a canvas's
         first step), positions int64 [T >= E + C]; attends: of each layer, for all T rows.
@@ -230,19 +235,40 @@ class DiffusionGemma(nn.Module):
         num_read, num_canvas = len(read_ids), len(canvas_ids)
         padding = len(positions) - num_read - num_canvas
         parts = [
-            self.embed(read_ids),
             self.decoder.self_conditioning(self.embed(canvas_ids), soft_embeddings),
+            self.embed(read_ids),
             soft_embeddings.new_zeros(padding, self.config.hidden_size),
         ]
         x = torch.cat([part for part in parts if len(part)])
-        is_canvas = (torch.arange(len(x), device=x.device) >= num_read)[:, None]
-        rotary_sliding = self.rotary_sliding(positions, x.dtype)
-        rotary_full = self.rotary_full(positions, x.dtype)
-        for i, (layer, attend) in enumerate(zip(self.decoder.layers, attends, strict=True)):
-            read_scalar = self.encoder.language_model.layers[i].layer_scalar
-            scalar = torch.where(is_canvas, layer.layer_scalar, read_scalar)
-            x = layer(x, rotary_full if self.config.is_full(i) else rotary_sliding, attend, scalar)
-        hidden: Tensor = self.decoder.norm(x[num_read : num_read + num_canvas])
+        is_canvas = (torch.arange(len(x), device=x.device) < num_canvas)[:, None]
+        x = self._rows_through_layers(x, is_canvas, None, positions, attends)
+        hidden: Tensor = self.decoder.norm(x[:num_canvas])
+        return hidden
+
+    def read_and_denoise_padded(
+        self,
+        token_ids: Tensor,
+        soft_embeddings: Tensor,
+        positions: Tensor,
+        num_canvas: Tensor,
+        num_rows: Tensor,
+        attends: Sequence[Attend],
+    ) -> Tensor:
+        """As read_and_denoise, where the host knows only bounds of the numbers of rows.
+
+        token_ids, positions int64 [T]: the canvases' rows, then the encoder's, then padding.
+        soft_embeddings [C, d]: of the first C rows, which hold all of the canvases'. num_canvas,
+        num_rows int64 [1]: how many are the canvases', and how many are no padding.
+        Returns hidden [C, d] after the final norm; what is no canvas's row is to be ignored.
+        """
+        rows = torch.arange(len(token_ids), device=token_ids.device)[:, None]
+        is_canvas, is_row = rows < num_canvas, rows < num_rows
+        x, most = self.embed(token_ids), len(soft_embeddings)
+        if most:
+            conditioned = self.decoder.self_conditioning(x[:most], soft_embeddings)
+            x = torch.cat([torch.where(is_canvas[:most], conditioned, x[:most]), x[most:]])
+        x = self._rows_through_layers(x, is_canvas, is_row, positions, attends)
+        hidden: Tensor = self.decoder.norm(x[:most])
         return hidden
 
     def read_rows(
@@ -264,6 +290,27 @@ class DiffusionGemma(nn.Module):
         scale = torch.tensor(self.config.hidden_size**0.5, dtype=weight.dtype, device=weight.device)
         probabilities = processed_logits.softmax(dim=-1, dtype=torch.float32).to(weight.dtype)
         return (probabilities @ weight) * scale
+
+    def _rows_through_layers(
+        self,
+        x: Tensor,
+        is_canvas: Tensor,
+        is_row: Tensor | None,
+        positions: Tensor,
+        attends: Sequence[Attend],
+    ) -> Tensor:
+        """x [T, d]; is_canvas bool [T, 1], is_row as Layer takes it."""
+        rotary_sliding = self.rotary_sliding(positions, x.dtype)
+        rotary_full = self.rotary_full(positions, x.dtype)
+        scalars = torch.where(
+            is_canvas,
+            torch.cat([layer.layer_scalar for layer in self.decoder.layers]),
+            torch.cat([layer.layer_scalar for layer in self.encoder.language_model.layers]),
+        )
+        for i, (layer, attend) in enumerate(zip(self.decoder.layers, attends, strict=True)):
+            rotary = rotary_full if self.config.is_full(i) else rotary_sliding
+            x = layer(x, rotary, attend, scalars[:, i : i + 1], is_row)
+        return x
 
     def _layers(
         self,

@@ -53,6 +53,13 @@ class Workspace:
 class Operations(Protocol):
     """One way to compute. Rows are the leading dimensions of a tensor, or R of them."""
 
+    @property
+    def is_static(self) -> bool:
+        """Whether shapes never depend on data, nothing waits for the device, and attention follows
+        pages: steps can then be padded to few shapes and captured, see static_step.py.
+        """
+        ...
+
     def rms_norm(
         self, x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None
     ) -> Tensor:

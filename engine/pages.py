@@ -1,4 +1,4 @@
-"""Who owns which page of the KV pool, and which pages hold beginnings that texts share. No tensors.
+"""Who owns which page of full layers, and which pages hold beginnings that texts share. No tensors.
 
 A page holds the keys and values of PAGE_TOKENS consecutive tokens of a text. A page whose tokens all
 come from a prompt is found again by the page before it and its own tokens, so that requests that
@@ -6,6 +6,8 @@ begin alike share one encoding: the method of prefix caching in vLLM, with the c
 in place of hashes. A page stays while somebody holds it. What nobody holds is kept until its room is
 needed, the longest unused first: as whoever holds a page holds all before it, and gives the last back
 first, no page goes before those that follow it.
+
+Sliding layers have pages of their own: sliding_pages.py.
 """
 
 from collections import OrderedDict
@@ -33,27 +35,85 @@ class Holding:
     num_shared: int
 
 
+class PageStore:
+    """Pages that are free, held, or kept: held by nobody, and worth finding until room is needed."""
+
+    def __init__(self, num_pages: int) -> None:
+        """num_pages: the scratch page included."""
+        self.num_pages = num_pages
+        self.clear()
+
+    def clear(self) -> None:
+        """All pages are free."""
+        self._free = list(range(self.num_pages - 1, SCRATCH_PAGE, -1))
+        self._holders = [0] * self.num_pages
+        self._kept: OrderedDict[int, None] = OrderedDict()  # the next to go in front
+
+    @property
+    def num_available(self) -> int:
+        """Pages that nobody holds."""
+        return len(self._free) + len(self._kept)
+
+    def take(self) -> int:
+        """A page for one holder: a free one, or else what was kept the longest."""
+        page = self._free.pop() if self._free else self._kept.popitem(last=False)[0]
+        self._holders[page] = 1
+        return page
+
+    def hold(self, page: int) -> None:
+        """One holder more, of a page that is held or kept."""
+        self._holders[page] += 1
+        self._kept.pop(page, None)
+
+    def drop(self, page: int, keep: bool, next_to_go: bool = False) -> None:
+        """One holder less; after the last one the page is kept or free."""
+        self._holders[page] -= 1
+        if self._holders[page] == 0:
+            if keep:
+                self._kept[page] = None
+                self._kept.move_to_end(page, last=not next_to_go)
+            else:
+                self._free.append(page)
+
+    def check(self, held: Sequence[Sequence[int]]) -> None:
+        """Raise EngineError unless these holdings and what nobody holds are all pages, once each."""
+        used = {page for pages in held for page in pages}
+        holders = sum(map(len, held))
+        available = set(self._free) | set(self._kept)
+        if (
+            used & available
+            or holders != sum(self._holders)
+            or any(count < 0 for count in self._holders)
+        ):
+            raise EngineError("page accounting is off: a page is free and held")
+        if self.num_available + sum(map(bool, self._holders)) != self.num_pages - 1:
+            raise EngineError("page accounting is off: pages got lost")
+
+
 class PagePool:
     """Hands out pages, each to one holder or, where texts begin alike, to several."""
 
     def __init__(self, num_pages: int, share: bool = True) -> None:
         """num_pages: of the KV pool, the scratch page included. share: whether prefixes are."""
-        self.num_pages = num_pages
+        self._store = PageStore(num_pages)
         self._share = share
         self.clear()
 
     def clear(self) -> None:
         """Forget all pages and what they hold."""
-        self._free = list(range(self.num_pages - 1, SCRATCH_PAGE, -1))
-        self._holders = [0] * self.num_pages
+        self._store.clear()
         self._index: dict[_Key, int] = {}
         self._keys: dict[int, _Key] = {}
-        self._unheld: OrderedDict[int, None] = OrderedDict()  # shared pages, longest unused first
+
+    @property
+    def num_pages(self) -> int:
+        """Of the KV pool, the scratch page included."""
+        return self._store.num_pages
 
     @property
     def num_available(self) -> int:
         """Pages that nobody holds."""
-        return len(self._free) + len(self._unheld)
+        return self._store.num_available
 
     def acquire(self, prompt_ids: Sequence[int], num_pages: int) -> Holding | None:
         """Pages for a text that begins with prompt_ids and may grow to num_pages; None: no room.
@@ -67,9 +127,9 @@ class PagePool:
         ]
         shared = self._find(full) if self._share else []
         for page in shared:
-            self._hold(page)
+            self._store.hold(page)
         if num_pages - len(shared) > self.num_available:
-            self._drop(shared)
+            self.release(shared)
             return None
         pages = shared + [self._take() for _ in range(num_pages - len(shared))]
         if self._share:
@@ -78,30 +138,18 @@ class PagePool:
 
     def release(self, pages: Sequence[int]) -> None:
         """Give pages back; shared ones stay as long as there is room."""
-        self._drop(pages)
+        for page in reversed(pages):  # the last page of a chain is the first to go
+            self._store.drop(page, keep=page in self._keys)
 
     def undo(self, holding: Holding) -> None:
         """Give back what was just acquired: nobody has read it, so nobody may find it."""
         for page in holding.pages[holding.num_shared :]:
             self._unpublish(page)
-        self._drop(holding.pages)
+        self.release(holding.pages)
 
     def check(self, held: Sequence[Sequence[int]]) -> None:
-        """Raise EngineError unless these holdings and the unheld pages are all pages, once each."""
-        used = {page for pages in held for page in pages}
-        holders = sum(map(len, held))
-        free = set(self._free) | set(self._unheld)
-        if (
-            used & free
-            or holders != sum(self._holders)
-            or any(count < 0 for count in self._holders)
-        ):
-            raise EngineError("page accounting is off: a page is free and held")
-        if (
-            len(self._free) + len(self._unheld) + sum(map(bool, self._holders))
-            != self.num_pages - 1
-        ):
-            raise EngineError("page accounting is off: pages got lost")
+        """Raise EngineError unless these holdings and what nobody holds are all pages, once each."""
+        self._store.check(held)
 
     def _find(self, full: list[tuple[int, ...]]) -> list[int]:
         pages: list[int] = []
@@ -126,23 +174,6 @@ class PagePool:
             del self._index[key]
 
     def _take(self) -> int:
-        if self._free:
-            page = self._free.pop()
-        else:
-            page, _ = self._unheld.popitem(last=False)
-            self._unpublish(page)
-        self._holders[page] = 1
+        page = self._store.take()
+        self._unpublish(page)
         return page
-
-    def _hold(self, page: int) -> None:
-        self._holders[page] += 1
-        self._unheld.pop(page, None)
-
-    def _drop(self, pages: Sequence[int]) -> None:
-        for page in reversed(pages):  # the last page of a chain is the first to go
-            self._holders[page] -= 1
-            if self._holders[page] == 0:
-                if page in self._keys:
-                    self._unheld[page] = None
-                else:
-                    self._free.append(page)

@@ -12,6 +12,11 @@ _ROWS_AT_ONCE = 16
 """Rows whose whole vocabulary is held at a time."""
 
 
+def asks_more(generation: Generation) -> bool:
+    """Whether scores_of or candidates_of of its canvas give anything."""
+    return bool(generation.request.scored or generation.request.num_candidates)
+
+
 def scores_of(
     model: DiffusionGemma, hidden: Tensor, generation: Generation
 ) -> tuple[tuple[float, ...], ...]:

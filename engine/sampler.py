@@ -11,7 +11,7 @@ number per canvas. Rows that are not *free* (padding, or pinned to a token) take
 any decision. Reference: transformers 5.23, ``generation_diffusion_gemma.py``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -189,16 +189,17 @@ class StepCap:
 class StopTest:
     """Which rows of a canvas are judged, and by which rule.
 
-    rules: each with the canvases that it judges, bool [B], or None for all of them.
+    rules: each with the canvases that it judges, bool [B]. All are asked of all canvases: a few
+    numbers each cost less than to ask the host which are needed.
     to_end: bool [B], canvases judged by their rows up to the first of eos_ids in the argmax, that
-    row included, so that the filler behind neither delays nor dilutes; None where there are none.
-    Of these, or else of all rows, the free ones count.
+    row included, so that the filler behind neither delays nor dilutes. Of these, or else of all
+    rows, the free ones count.
     """
 
-    rules: Sequence[tuple[Tensor | None, StopRule]]
+    rules: Sequence[tuple[Tensor, StopRule]]
     cap: StepCap
-    to_end: Tensor | None
-    eos_ids: Tensor
+    to_end: Tensor
+    eos_ids: Collection[int]
 
     def update(
         self,
@@ -227,18 +228,17 @@ class StopTest:
         )
         converged = torch.zeros_like(num_steps, dtype=torch.bool)
         for canvases, rule in self.rules:
-            stops = rule.stops(facts)
-            converged = converged | (stops if canvases is None else stops & canvases)
+            converged = converged | (rule.stops(facts) & canvases)
         next_state = StopState(
             argmax, accepted, facts.num_argmax_unchanged, facts.num_accepted_unchanged
         )
         return next_state, converged | self.cap.stops(facts), converged, facts.mean_entropy
 
     def _judged(self, argmax: Tensor, free: Tensor) -> Tensor:
-        if self.to_end is None:
-            return free
-        ends = torch.isin(argmax, self.eos_ids)
-        behind = (ends.cumsum(dim=-1) - ends.long()) > 0
+        ends = torch.zeros_like(free)
+        for token in self.eos_ids:  # a few; torch.isin takes several times as long
+            ends = ends | (argmax == token)
+        behind = ends.cumsum(dim=-1) > ends
         return free & ~(behind & self.to_end[:, None])
 
 

@@ -6,9 +6,10 @@ wide canvas at the head of the queue waits for its rows and nothing overtakes it
 One canvas may always run alone, however low the row budget has been set.
 
 Reading shares the steps: the tokens that the encoder must read (prompts, committed canvases) are
-rows of the same forward, as many as the budget has left, a long text over several steps. A canvas
-is denoised from the step on in which the last token before it is read. Texts are read in the order
-of their admission, so a shared beginning is read before, or together with, what builds on it.
+rows of the same forward, as many as the budget has left and as there are pages for, a long text over
+several steps. A canvas is denoised from the step on in which the last token before it is read. Texts
+are read in the order of their admission, so a shared beginning is read before, or together with, what
+builds on it. Why every text gets its pages: sliding_pages.py.
 """
 
 from collections import deque
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 
 from .canvas import Generation
 from .errors import EngineError
-from .pages import PAGE_TOKENS, PagePool
+from .kv_pages import KVPages, TextPages
+from .pages import PAGE_TOKENS
+from .sliding_pages import READ_ROOM_PAGES
 
-LEAST_READ_ROWS = 256
+LEAST_READ_ROWS = READ_ROOM_PAGES * PAGE_TOKENS
 """Rows that reading may always take, however full of canvases a step is. So a step has at most the row
 budget, these, and one canvas that begins."""
 
@@ -28,12 +31,12 @@ budget, these, and one canvas that begins."""
 class Chunk:
     """Consecutive tokens of a text that the encoder reads in one step.
 
-    ids: int64 tokens at positions start, start + 1, ... pages: of the text, from its beginning.
+    ids: int64 tokens at positions start, start + 1, ... pages: of the text, as they are in this step.
     """
 
     ids: tuple[int, ...]
     start: int
-    pages: list[int]
+    pages: TextPages
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ class Plan:
     chunks: list[Chunk]
     start: list[Generation]
     canvases: list[Generation]
+
+    @property
+    def is_empty(self) -> bool:
+        """There is nothing to do before a step in flight is judged."""
+        return not self.chunks and not self.canvases
 
     @property
     def num_read_rows(self) -> int:
@@ -62,7 +70,7 @@ class Scheduler:
         self,
         max_canvases: int,
         max_rows: int,
-        pages: PagePool,
+        pages: KVPages,
         may_start: Callable[[Generation], bool] = lambda generation: True,
     ) -> None:
         """may_start is asked as a generation leaves the queue, each time; False drops it."""
@@ -117,6 +125,8 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         """Admit what fits, and plan the next step. What it plans to read counts as read."""
+        for generation in self._running.values():
+            self._pages.let_go(generation.pages)
         self._admit()
         chunks: list[Chunk] = []
         canvases: list[Generation] = []
@@ -125,14 +135,16 @@ class Scheduler:
         complete = True  # all texts so far are read; a later one may share their pages
         for generation in self._running.values():
             if generation.pending_ids and complete and budget > 0:
-                chunk = _chunk(generation, budget)
-                budget -= len(chunk.ids)
-                chunks.append(chunk)
-                generation.read(len(chunk.ids))
+                chunk = self._read(generation, budget)
+                if chunk is not None:
+                    budget -= len(chunk.ids)
+                    chunks.append(chunk)
                 if not generation.pending_ids:
                     budget -= generation.width  # its canvas begins in this step
             complete = complete and not generation.pending_ids
-            if complete or not (generation.pending_ids or generation.needs_start):
+            is_read = complete or not (generation.pending_ids or generation.needs_start)
+            if is_read and generation.has_steps_left:
+                generation.plan_step()
                 canvases.append(generation)
         return Plan(chunks, [g for g in canvases if g.needs_start], canvases)
 
@@ -152,34 +164,46 @@ class Scheduler:
         within = fits and len(running) <= self._max_canvases
         if rows != self.rows_in_use or not within:
             raise EngineError(f"row accounting is off: {self.rows_in_use} booked, {rows} in use")
-        self._pages.check([generation.pages + generation.canvas_pages for generation in running])
+        self._pages.check(generation.pages for generation in running)
+
+    def _read(self, generation: Generation, budget: int) -> Chunk | None:
+        """The next tokens to read, at most budget; all but the last chunk of a text end with a page.
+
+        None where others have read all, or where there is no page to read into.
+        """
+        pages = generation.pages
+        if not pages.is_begun:
+            generation.find_read(self._pages.begin(pages))
+        start, ids = generation.prefix_length, generation.pending_ids
+        num_readable = self._pages.num_readable(pages)
+        if not ids or num_readable == 0:
+            return None
+        budget = min(budget, num_readable)
+        if len(ids) > budget:
+            end = (start + budget) // PAGE_TOKENS * PAGE_TOKENS
+            ids = ids[: max(end - start, PAGE_TOKENS - start % PAGE_TOKENS)]
+        self._pages.read(pages, len(ids))
+        generation.read(len(ids))
+        return Chunk(ids, start, pages)
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_canvases:
             generation = self._waiting[0]
             if self._running and self.rows_in_use + generation.width > self.max_rows:
                 return
-            num_pages = generation.num_pages_needed + generation.width // PAGE_TOKENS
-            holding = self._pages.acquire(generation.pending_ids, num_pages)
-            if holding is None:
+            pages = self._pages.admit(
+                generation.pending_ids, generation.max_tokens, generation.width
+            )
+            if pages is None:
                 return
             self._waiting.popleft()
             if not self._may_start(generation):
-                self._pages.undo(holding)
+                self._pages.undo(pages)
                 continue
-            generation.hold(holding)
+            generation.pages = pages
             self._running[generation.number] = generation
             self._rows[generation.number] = generation.width
             self.rows_in_use += generation.width
-
-
-def _chunk(generation: Generation, budget: int) -> Chunk:
-    """The next tokens to read, at most budget; all but the last chunk of a text end with a page."""
-    start, ids = generation.prefix_length, generation.pending_ids
-    if len(ids) > budget:
-        end = (start + budget) // PAGE_TOKENS * PAGE_TOKENS
-        ids = ids[: max(end - start, PAGE_TOKENS - start % PAGE_TOKENS)]
-    return Chunk(ids, start, generation.pages)
 
 
 def _size(generation: Generation) -> int:

@@ -1,13 +1,15 @@
-"""The sampler's rules for the canvases of one step, each with its own request's knobs."""
+"""The sampler's rules for the canvases of one step, each with its own request's knobs.
 
-from collections.abc import Sequence
+The knobs are numbers in a row of a table, so that a step finds those of its canvases by their slots,
+and nothing about them needs to be told to the device again when other canvases come and go.
+"""
+
+from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .canvas import Generation
-from .draws import canvas_key
 from .request import STOP_RULES
 from .sampler import (
     EntropyBoundAcceptance,
@@ -20,6 +22,27 @@ from .sampler import (
     StopTest,
     UniformRenoise,
 )
+
+NUM_KNOBS = 10
+NUM_TEMPERATURE_KNOBS = 3
+"""The first of them: those of the temperature."""
+
+
+def knobs_of(generation: Generation) -> tuple[float, ...]:
+    """NUM_KNOBS numbers, in the order in which StepRules.of takes them."""
+    knobs = generation.sampling
+    return (
+        knobs.t_min,
+        knobs.t_max,
+        knobs.max_denoising_steps,
+        knobs.entropy_bound,
+        generation.renoise_share(),
+        knobs.confidence_threshold,
+        knobs.stability_threshold,
+        knobs.min_denoising_steps,
+        STOP_RULES.index(knobs.stop_rule),
+        knobs.stop_to_end,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,71 +58,31 @@ class StepRules:
 
     @classmethod
     def of(
-        cls, generations: Sequence[Generation], vocab_size: int, device: torch.device
+        cls, knobs: Tensor, keys: Tensor, vocab_size: int, eos_ids: Collection[int]
     ) -> "StepRules":
-        """At least one generation."""
-        t_min, t_max, steps, entropy_bound, share = _per_canvas(
-            [
-                (
-                    g.sampling.t_min,
-                    g.sampling.t_max,
-                    g.sampling.max_denoising_steps,
-                    g.sampling.entropy_bound,
-                    g.renoise_share(),
-                )
-                for g in generations
-            ],
-            device,
+        """knobs fp64 [B, NUM_KNOBS], so that t_max - t_min rounds as Python's does.
+
+        eos_ids: the tokens that end a text.
+        """
+        t_min, t_max, steps, bound, share, confidence, unchanged, least, number, to_end = (
+            knobs.unbind(dim=1)
         )
-        keys = [canvas_key(g.request.seed, g.attempt, g.canvas) for g in generations]
+        num_steps, confidence = steps.long(), confidence.float()
+        rules: dict[str, StopRule] = {
+            "stable_and_confident": StableAndConfident(unchanged, confidence),
+            "mean_entropy": LowMeanEntropy(least, confidence),
+            "plateau": Plateau(unchanged, confidence),
+        }
         return cls(
-            keys=torch.tensor(keys, device=device),
-            num_steps_allowed=steps.long(),
-            schedule=LinearTemperatureSchedule(t_min, t_max, steps.long()),
-            acceptance=EntropyBoundAcceptance(entropy_bound),
+            keys=keys,
+            num_steps_allowed=num_steps,
+            schedule=LinearTemperatureSchedule(t_min, t_max, num_steps),
+            acceptance=EntropyBoundAcceptance(bound),
             renoise=UniformRenoise(vocab_size, share),
-            stop=_stop_test(generations, device),
+            stop=StopTest(
+                rules=[(number == i, rules[name]) for i, name in enumerate(STOP_RULES)],
+                cap=StepCap(num_steps),
+                to_end=to_end > 0,
+                eos_ids=eos_ids,
+            ),
         )
-
-
-def _stop_test(generations: Sequence[Generation], device: torch.device) -> StopTest:
-    knobs = [generation.sampling for generation in generations]
-    confidence, unchanged, least, most = _per_canvas(
-        [
-            (
-                knob.confidence_threshold,
-                knob.stability_threshold,
-                knob.min_denoising_steps,
-                knob.max_denoising_steps,
-            )
-            for knob in knobs
-        ],
-        device,
-    )
-    rules: dict[str, StopRule] = {
-        "stable_and_confident": StableAndConfident(unchanged, confidence),
-        "mean_entropy": LowMeanEntropy(least, confidence),
-        "plateau": Plateau(unchanged, confidence),
-    }
-    names = [knob.stop_rule for knob in knobs]
-    used = [name for name in STOP_RULES if name in names]
-    to_end = [knob.stop_to_end for knob in knobs]
-    return StopTest(
-        rules=[
-            (
-                None if len(used) == 1 else torch.tensor([n == name for n in names], device=device),
-                rules[name],
-            )
-            for name in used
-        ],
-        cap=StepCap(most),
-        to_end=torch.tensor(to_end, device=device) if any(to_end) else None,
-        eos_ids=torch.tensor(
-            sorted(generations[0].limits.eos_ids), dtype=torch.int64, device=device
-        ),
-    )
-
-
-def _per_canvas(values: list[tuple[float, ...]], device: torch.device) -> list[Tensor]:
-    """One fp64 tensor [B] per knob; fp64 so that t_max - t_min rounds as Python's does."""
-    return list(torch.tensor(values, dtype=torch.float64).T.contiguous().to(device).unbind(0))

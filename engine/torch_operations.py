@@ -33,6 +33,11 @@ _HEAD_TENSORS = 6
 class TorchOperations:
     """See Operations."""
 
+    @property
+    def is_static(self) -> bool:
+        """As Operations says."""
+        return False
+
     def rms_norm(
         self, x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None
     ) -> Tensor:

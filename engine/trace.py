@@ -4,7 +4,9 @@ The file opens in chrome://tracing and in Perfetto. The lane ``steps`` holds eve
 ``plan`` (the host decides and lays out), ``model`` (the forward, the head, the sampler) and
 ``judge`` (results are handed back). Below it each canvas in flight has a lane: its request from
 admission to end, in it its canvases from start to verdict, and ``reading`` where a text takes more
-than one step to read. Two counters go along: the rows of each step and the requests that wait.
+than one step to read. Two counters go along: the rows of each step and the requests that wait. On a
+GPU a step is read while the next one runs: ``model`` is then the time to launch a step and to wait for
+the one before it, of which ``judge`` is.
 
 Format: "Trace Event Format" by Google, JSON array. Each step's events are handed to the operating
 system at once and whole; a closing bracket may be missing, so the file of a run that was broken off
@@ -50,7 +52,7 @@ class Trace:
         """The step is decided and laid out. running: all in flight, those of the plan included."""
 
     def computed(self) -> None:
-        """The model is through."""
+        """The model is through with the step that is judged next."""
 
     def judged(self, generation: Generation, outcome: Outcome, verdict: Verdict) -> None:
         """A canvas has left the denoising loop, and the generation has moved on accordingly."""
@@ -188,15 +190,14 @@ class TraceRecorder(Trace):
             "request": generation.number,
             "queued_ms": round(max(queued_s, 0.0) * 1e3, 3),
             "prompt_tokens": len(generation.request.prompt_ids),
-            "prompt_tokens_shared": generation.num_shared_tokens,
         }
         self._event(f"request {generation.number}", "B", number, at, facts)
 
     def _leave(self, generation: Generation, at: float) -> None:
         lane, result = self._lanes.pop(generation.number), generation.result
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"prompt_tokens_shared": generation.num_shared_tokens}
         if result is not None:
-            facts = {
+            facts |= {
                 "finish_reason": result.finish_reason,
                 "answer_tokens": len(result.token_ids),
                 "canvases": result.num_canvases,

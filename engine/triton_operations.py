@@ -39,6 +39,11 @@ HEAD_ROWS = 512
 class TritonOperations:
     """See Operations."""
 
+    @property
+    def is_static(self) -> bool:
+        """As Operations says."""
+        return True
+
     def rms_norm(
         self, x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None
     ) -> Tensor:
@@ -137,7 +142,8 @@ def _read_chunk(
 
 
 def _row_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Of one row, what lives at once where a step is largest; the residual and soft embedding beside it.
+    """Of one row, what lives at once where a step is largest; the residual and soft embedding beside it,
+    and what a static step keeps of it.
 
     In the experts: for each choice, inner and result, and its weight, number and place in the sorted
     order; the scores, and the sum. In the dense MLP: gate, its GELU, up, and the product. In attention:
@@ -148,7 +154,8 @@ def _row_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     experts = choices + (config.num_experts + hidden) * size
     dense = 4 * config.intermediate_size * size
     attention = 4 * config.attention_width * size
-    return 6 * hidden * size + max(experts, dense, attention)
+    kept = hidden * size + 12 * 8
+    return 6 * hidden * size + kept + max(experts, dense, attention)
 
 
 def _head_row_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

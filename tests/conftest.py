@@ -14,7 +14,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("kernels", "engine", "pipelines", "worker")
+FOLDERS = ("kernels", "engine", "pipelines", "bench", "worker")
 
 # Read when torch is imported, here and in the processes that tests start. The models of the tests
 # are so small that threads only wait for each other; on a busy machine they do so for minutes.

@@ -42,6 +42,7 @@ COMMANDS = (
     "worker",
     "up",
     "quantize",
+    "bench",
     "schedule",
     "scheduler",
     "doctor",

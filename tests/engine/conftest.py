@@ -188,3 +188,20 @@ def calm_reference(calm_checkpoint):
     """The calm checkpoint, loaded by transformers."""
     model = DiffusionGemmaForBlockDiffusion.from_pretrained(calm_checkpoint, dtype=torch.float32)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def micro(tmp_path_factory) -> Path:
+    """A layer of each kind, of sizes that NF4 and the kernels take."""
+    return save_checkpoint(
+        tmp_path_factory.mktemp("micro-checkpoint"),
+        embedding_scale=1.5,
+        branch_scale=0.2,
+        hidden_size=64,
+        intermediate_size=64,
+        moe_intermediate_size=64,
+        head_dim=16,
+        global_head_dim=32,
+        num_hidden_layers=2,
+        layer_types=["sliding_attention", "full_attention"],
+    )

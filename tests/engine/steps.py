@@ -3,8 +3,8 @@
 import torch
 
 from dgq.engine.canvas import EngineLimits, Generation, Outcome
+from dgq.engine.kv_pages import KVPages, PageCounts
 from dgq.engine.layout import LayoutBuilder
-from dgq.engine.pages import PagePool
 from dgq.engine.request import Request, SamplingConfig
 from dgq.engine.scheduler import Scheduler
 
@@ -15,15 +15,29 @@ LIMITS = EngineLimits(
 
 
 class Steps:
-    """Plans and lays out steps; knows by name what each row of the KV pool holds."""
+    """Plans and lays out steps; knows by name what each row of the KV pool holds, in full layers and
+    in sliding ones.
+    """
 
-    def __init__(self, texts, window, max_rows=10_000, max_canvases=8, share=False):
+    def __init__(
+        self,
+        texts,
+        window,
+        max_rows=10_000,
+        max_canvases=8,
+        share=False,
+        num_sliding=2000,
+        follows_pages=False,
+    ):
         """texts: (length of the prompt, canvas_length, max_new_tokens) each."""
         self.window = window
-        self.scheduler = Scheduler(max_canvases, max_rows, PagePool(2000, share=share))
-        self.builder = LayoutBuilder(window, CANVAS_LENGTH, torch.float32, torch.device("cpu"))
+        self.pages = KVPages(PageCounts(2000, num_sliding), window, share=share)
+        self.scheduler = Scheduler(max_canvases, max_rows, self.pages)
+        self.builder = LayoutBuilder(
+            window, CANVAS_LENGTH, torch.float32, torch.device("cpu"), follows_pages
+        )
         self.slots = {}
-        self.written = {}
+        self.written = {True: {}, False: {}}
         for number, (length, width, tokens) in enumerate(texts):
             prompt = tuple(2 + (number + i) % 900 for i in range(length))
             request = Request(prompt, tokens, seed=0, canvas_length=width)
@@ -46,13 +60,9 @@ class Steps:
     def names(self, plan):
         """Of the step's rows: (text, place in it), or (text, place of its prefix's end, row)."""
         owners = {id(g.pages): g.number for g in self.scheduler.running}
-        names = [
-            (owners[id(chunk.pages)], chunk.start + i)
-            for chunk in plan.chunks
-            for i in range(len(chunk.ids))
-        ]
-        for g in plan.canvases:
-            names += [(g.number, g.prefix_length, row) for row in range(g.width)]
+        names = [(g.number, g.prefix_length, row) for g in plan.canvases for row in range(g.width)]
+        for chunk in plan.chunks:
+            names += [(owners[id(chunk.pages)], chunk.start + i) for i in range(len(chunk.ids))]
         return names
 
     def sees(self, name, width, full):

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from dgq.engine.canvas import EngineLimits, Generation, Outcome, Verdict, num_pages_needed
+from dgq.engine.canvas import EngineLimits, Generation, Outcome, Verdict, max_text_tokens
 from dgq.engine.errors import RequestError
-from dgq.engine.pages import Holding
+from dgq.engine.kv_pages import TextPages
 from dgq.engine.request import Request, SamplingConfig
 
 EOS, FILLER = 1, 1
@@ -207,28 +207,27 @@ def test_what_the_last_canvas_told_is_in_the_result():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "max_new_tokens", "num_pages"),
+    ("prompt", "max_new_tokens", "num_tokens"),
     [
         (1, 64, 1),  # one canvas, never committed
-        (16, 64, 1),
-        (17, 64, 2),
-        (16, 65, 1 + 4),  # the second canvas sees the first
-        (30, 150, 2 + 8),
-        (30, 7, 2),
+        (16, 65, 16 + 64),  # the second canvas sees the first
+        (30, 150, 30 + 128),
+        (30, 7, 30),
     ],
 )
-def test_pages_for_the_prompt_and_all_canvases_but_the_last(prompt, max_new_tokens, num_pages):
+def test_a_text_is_the_prompt_and_all_canvases_but_the_last(prompt, max_new_tokens, num_tokens):
     request = Request((5,) * prompt, max_new_tokens, seed=0)
-    assert num_pages_needed(request, LIMITS) == num_pages
+    assert max_text_tokens(request, LIMITS) == num_tokens
 
 
-def test_a_holding_is_cut_into_the_pages_of_the_text_and_of_the_canvas():
+def test_what_others_have_read_is_read():
     generation = begin(prompt=tuple(range(2, 42)), max_new_tokens=64)
-    generation.hold(Holding([11, 12, 13, 21, 22, 23, 24], num_shared=2))
-    assert (generation.pages, generation.canvas_pages) == ([11, 12, 13], [21, 22, 23, 24])
-    assert generation.prefix_length == 32 and generation.pending_ids == tuple(range(34, 42))
-    assert generation.let_go() == [11, 12, 13, 21, 22, 23, 24]
-    assert generation.pages == generation.canvas_pages == []
+    generation.find_read(32)
+    assert generation.num_shared_tokens == generation.prefix_length == 32
+    assert generation.pending_ids == tuple(range(34, 42))
+    generation.pages = pages = TextPages(full=[11, 12, 13])
+    assert generation.let_go() is pages
+    assert not generation.pages.full
 
 
 def test_the_draft_wears_away_only_as_much_as_it_may():

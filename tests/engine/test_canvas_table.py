@@ -23,7 +23,7 @@ def config(checkpoint):
 
 @pytest.fixture
 def table(config):
-    return CanvasTable(config, 4, torch.float32, torch.device("cpu"))
+    return CanvasTable(config, 4, {EOS}, torch.float32, torch.device("cpu"))
 
 
 def generation(number, width=CANVAS_LENGTH, seed=0, **fields):
@@ -86,7 +86,7 @@ def test_a_slot_is_as_new_when_it_is_taken_again(table):
     table.start([second])
     assert table.slot(second) == slot
     assert table.steps[slot] == 0
-    rows = table.soft_embeddings.view(4, CANVAS_LENGTH, -1)
+    rows = table.soft_embeddings.view(5, CANVAS_LENGTH, -1)
     assert rows[slot].eq(0).all()
     assert rows[[i for i in range(4) if i != slot]].eq(7.0).all()
     state = table.get_stop_state(torch.tensor([slot]))

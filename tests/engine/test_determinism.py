@@ -119,8 +119,8 @@ def test_alone(recorded):
 def test_after_memory_ran_out(recorded):
     order = random.Random(3).sample(range(len(recorded)), 100)
     with Engine.load() as engine:
-        runner, calls = engine._loop._runner, 0
-        original = runner._denoise
+        path, calls = engine._loop._runner._path, 0
+        original = path.denoise
 
         def fail_now_and_then(*arguments):
             nonlocal calls
@@ -130,7 +130,7 @@ def test_after_memory_ran_out(recorded):
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return step
 
-        runner._denoise = fail_now_and_then
+        path.denoise = fail_now_and_then
         answers = dict(engine.generate(recorded[i][0] for i in order))
         assert engine.stats.out_of_memory_total >= 2
     assert_equal(recorded, {order[place]: text_of(result) for place, result in answers.items()})

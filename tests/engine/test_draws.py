@@ -8,6 +8,7 @@ from dgq.engine.draws import (
     Purpose,
     canvas_key,
     draw_bits,
+    draw_bits_for,
     to_tokens,
     to_uniform_pairs,
     to_uniforms,
@@ -143,3 +144,13 @@ def test_bits_are_equal_on_a_gpu():
     assert torch.equal(on_cpu, on_gpu.cpu())
     assert torch.equal(to_uniforms(on_cpu), to_uniforms(on_gpu).cpu())
     assert torch.equal(to_tokens(on_cpu, 262_144), to_tokens(on_gpu, 262_144).cpu())
+
+
+def test_several_purposes_at_once_are_each_as_alone():
+    keys, steps = (
+        torch.tensor([canvas_key(seed, 1, 2) for seed in range(3)]),
+        torch.tensor([0, 1, 9]),
+    )
+    together = draw_bits_for(list(Purpose), keys, steps, 40)
+    for purpose, bits in zip(Purpose, together, strict=True):
+        assert torch.equal(bits, draw_bits(keys, purpose, steps, 40))

@@ -16,6 +16,7 @@ from dgq.engine.errors import CheckpointError, EngineError, RequestError
 from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request
 from dgq.engine.sampler import InverseCdf
+from dgq.engine.scheduler import LEAST_READ_ROWS
 
 from .conftest import (
     CANVAS_LENGTH,
@@ -490,8 +491,9 @@ def test_prefixes_are_kept_only_while_there_is_room(calm_checkpoint, monkeypatch
             steps = count_rows(engine, monkeypatch)
             results.append([text_of(engine.submit(request).result()) for request in turns])
             rows.append(sum(read for read, _, _ in steps))
-            pool = engine._loop._runner._pool.layers[0][0]
-            assert len(pool) == room + 16  # allocated once, and never more
+            sliding, full = (keys for keys, _ in engine._loop._runner._pool.layers[:2])
+            assert len(full) == room + 16  # allocated once, and never more
+            assert len(sliding) == len(full) + LEAST_READ_ROWS
             monkeypatch.undo()
     assert results[0] == results[1]
     assert rows == [18 * 112, 6 * 112]

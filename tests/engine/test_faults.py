@@ -13,10 +13,21 @@ from dgq.engine.errors import DeviceError, EngineError, RequestError, RequestToo
 from dgq.engine.faults import error_for, is_out_of_memory
 from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request
+from dgq.engine.runner import Runner
+from dgq.engine.step_in_flight import StepInFlight
 
 from .conftest import SAMPLING, requests, text_of
 
 MAX_ROWS = 160
+
+
+@pytest.fixture(params=[0, 1], ids=["lag0", "lag1"], autouse=True)
+def lag(request, monkeypatch):
+    """Steps in flight while one is read: as on a CPU, and as on a GPU."""
+    monkeypatch.setattr(Runner, "is_asynchronous", request.param == 1)
+    return request.param
+
+
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
@@ -46,7 +57,7 @@ def shrink(engine, *, max_rows=10**9, max_text=10**9):
         most = max_rows if stats.canvases_in_flight > 1 else 10**9
         if len(canvas_ids) > max_rows or len(read_ids) > most:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
-        if len(read_ids) and positions[: len(read_ids)].max() >= max_text:
+        if len(read_ids) and positions[len(canvas_ids) :].max() >= max_text:
             raise torch.OutOfMemoryError(OUT_OF_MEMORY)
         return forward(read_ids, canvas_ids, soft_embeddings, positions, attends)
 
@@ -58,7 +69,8 @@ def assert_nothing_held(engine):
     assert engine._loop.is_idle and engine._futures == {}
     assert engine._loop._runner.num_held == 0
     pages = engine._loop._scheduler._pages
-    assert pages.num_available == pages.num_pages - 1
+    for pool in (pages.full, pages.sliding):
+        assert pool.num_available == pool.num_pages - 1
 
 
 @pytest.mark.parametrize("max_rows", [100, 48, 32])
@@ -82,9 +94,9 @@ def test_a_smaller_device_gives_the_same_results(calm_checkpoint, undisturbed, c
     [
         "prepare",
         "_table.start",
-        "_forward",
-        "_denoise",
-        "_outcomes",
+        "_path.forward",
+        "_path.denoise",
+        "launch",
     ],
 )
 def test_wherever_memory_runs_out(calm_checkpoint, undisturbed, place, after):
@@ -110,6 +122,32 @@ def test_wherever_memory_runs_out(calm_checkpoint, undisturbed, place, after):
         assert_nothing_held(engine)
         assert engine.stats.out_of_memory_total >= 1
         assert engine.stats.row_budget < MAX_ROWS
+    assert results == {i: undisturbed[i] for i in range(12)}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_memory_that_runs_out_while_a_step_is_read(
+    calm_checkpoint, undisturbed, monkeypatch, after
+):
+    """As it does where the device tells of it late, or where scores are computed."""
+    read, calls = StepInFlight.outcomes, 0
+    with load(calm_checkpoint) as engine:
+
+        def fail_now_and_then(step):
+            nonlocal calls
+            calls += 1
+            fails = calls % 4 == 0 and engine.stats.canvases_in_flight > 1
+            if fails and not after:
+                raise torch.AcceleratorError("CUDA error: out of memory")
+            outcomes = read(step)
+            if fails:
+                raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+            return outcomes
+
+        monkeypatch.setattr(StepInFlight, "outcomes", fail_now_and_then)
+        results = {i: text_of(result) for i, result in engine.generate(requests()[:12])}
+        assert_nothing_held(engine)
+        assert engine.stats.out_of_memory_total >= 1
     assert results == {i: undisturbed[i] for i in range(12)}
 
 
@@ -140,13 +178,13 @@ def test_one_request_too_large_costs_the_others_no_budget(calm_checkpoint, undis
         assert engine.stats.out_of_memory_total > 1
 
 
-@pytest.mark.parametrize("place", ["_forward", "_denoise"])
+@pytest.mark.parametrize("place", ["forward", "denoise"])
 def test_one_alone_gets_another_try_on_an_empty_device(calm_checkpoint, undisturbed, place):
     """Tensors of the step before may have been in its way; nothing is left of them then."""
     several = next(i for i, result in undisturbed.items() if result.num_canvases == 3)
     with load(calm_checkpoint) as engine:
         runner, held, calls = engine._loop._runner, [], 0
-        prepare, original = runner.prepare, getattr(runner, place)
+        prepare, original = runner.prepare, getattr(runner._path, place)
 
         def fail_twice(*arguments):
             nonlocal calls
@@ -161,7 +199,7 @@ def test_one_alone_gets_another_try_on_an_empty_device(calm_checkpoint, undistur
                 held.append(runner.num_held)
             return prepare(plan)
 
-        setattr(runner, place, fail_twice)
+        setattr(runner._path, place, fail_twice)
         runner.prepare = look
         assert text_of(engine.submit(requests()[several]).result()) == undisturbed[several]
         assert (engine.stats.out_of_memory_total, engine.stats.row_budget) == (2, MAX_ROWS)

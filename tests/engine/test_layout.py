@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from dgq.engine.canvas import Generation, Verdict
 from dgq.engine.feedforward import LEAST_ROWS
-from dgq.engine.layout import READ_TILE
 from dgq.engine.pages import PAGE_TOKENS, SCRATCH_PAGE
 from dgq.engine.request import Request
+from dgq.engine.tiles import READ_TILE
 
 from .steps import CANVAS_LENGTH, LIMITS, Steps
 
@@ -22,11 +22,22 @@ def check_step(steps, plan, layout, slots):
     positions = [place + sum(row) for _, place, *row in names]
     padding = layout.num_rows - len(names)
     assert layout.positions.tolist() == positions + [0] * padding
-    kv_rows = layout.kv_rows.tolist()
-    assert kv_rows[len(names) :] == [SCRATCH_PAGE * PAGE_TOKENS] * padding
-    assert len(set(kv_rows[: len(names)])) == len(names)
-    steps.written.update(zip(kv_rows, names, strict=False))
+    for full, kv_rows in (
+        (True, layout.full_kv_rows.tolist()),
+        (False, layout.sliding_kv_rows.tolist()),
+    ):
+        assert kv_rows[len(names) :] == [SCRATCH_PAGE * PAGE_TOKENS] * padding
+        assert len(set(kv_rows[: len(names)])) == len(names)
+        steps.written[full].update(zip(kv_rows, names, strict=False))
 
+    check_table(plan, layout, slots)
+    if layout.segments is not None:
+        assert layout.buckets == []
+        return check_segments(steps, plan, layout.segments, names)
+    return check_buckets(steps, plan, layout.buckets, names)
+
+
+def check_table(plan, layout, slots):
     widths = [g.width for g in plan.canvases]
     assert layout.slots.tolist() == slots
     assert layout.canvas_rows.tolist() == [
@@ -37,9 +48,43 @@ def check_step(steps, plan, layout, slots):
         i * CANVAS_LENGTH + row for i, width in enumerate(widths) for row in range(width)
     ]
 
+
+def check_segments(steps, plan, segments, names):
+    """Each row's keys, found as a kernel finds them."""
+    width_of = {g.number: g.width for g in plan.canvases}
+    attended = set()
+    for segment, is_canvas in enumerate(segments.is_canvas.tolist()):
+        start, stop = segments.row_offsets[segment : segment + 2].tolist()
+        position = segments.positions[segment]
+        for name in names[start:stop]:
+            place = position if is_canvas else position + names.index(name) - start
+            attended.add(name)
+            for full, kind in ((True, segments.full), (False, segments.sliding)):
+                pages = kind.pages[slice(*kind.page_offsets[segment : segment + 2])].tolist()
+                begin = kind.first_pages[segment] * PAGE_TOKENS
+                first = begin if full else max(begin, place - steps.window + 1)
+                slots = list(range(first, position if is_canvas else place + 1))
+                if is_canvas:
+                    own = -(-position // PAGE_TOKENS) * PAGE_TOKENS
+                    slots += range(own, own + stop - start)
+                seen = [
+                    steps.written[full].get(
+                        pages[(slot - begin) // PAGE_TOKENS] * PAGE_TOKENS + slot % PAGE_TOKENS
+                    )
+                    for slot in slots
+                ]
+                assert len(seen) == len(set(seen))
+                assert set(seen) == steps.sees(name, width_of.get(name[0]), full), (name, full)
+                assert len(pages) == -(-(slots[-1] + 1 - begin) // PAGE_TOKENS) or not is_canvas
+    assert attended == set(names)
+    return {}
+
+
+def check_buckets(steps, plan, buckets, names):
+    """Each row's keys, found by the masks; gives the shapes that it was attended in."""
     width_of = {g.number: g.width for g in plan.canvases}
     shapes = {}
-    for bucket in layout.buckets:
+    for bucket in buckets:
         valid = range(len(bucket.rows)) if bucket.valid is None else bucket.valid.tolist()
         num_rows = len(bucket.rows) // bucket.num_tiles
         for place in valid:
@@ -54,7 +99,7 @@ def check_step(steps, plan, layout, slots):
                 pages = keys.pages.view(bucket.num_tiles, -1)[tile].tolist()
                 places = [page * PAGE_TOKENS + i for page in pages for i in range(PAGE_TOKENS)]
                 seen = [
-                    steps.written.get(key)
+                    steps.written[full].get(key)
                     for key, value in zip(places, mask.tolist(), strict=True)
                     if value == 0.0
                 ]
@@ -91,6 +136,7 @@ WINDOWS = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 40, 48, 64, 100, 1024])
 @example([(15, 16, 16), (16, 16, 16), (17, 16, 16), (31, 32, 64), (33, 128, 130)], 16, 128)
 def test_every_row_sees_what_it_should_and_nothing_else(texts, window, max_rows):
     run(Steps(texts, window, max_rows))
+    run(Steps(texts, window, max_rows, follows_pages=True))
 
 
 @settings(max_examples=8, deadline=None)
@@ -167,7 +213,11 @@ def test_who_shares_a_beginning_sees_the_pages_of_who_read_it():
         steps.scheduler.add(Generation.begin(number, request, LIMITS))
     plan, layout, _ = steps.next()
     first, second = plan.canvases
-    assert first.pages[:3] == second.pages[:3] and first.pages[3] != second.pages[3]
+    assert first.pages.full[:3] == second.pages.full[:3]
+    assert first.pages.full[3] != second.pages.full[3]
+    assert second.pages.first_sliding == 2
+    assert first.pages.sliding[2] == second.pages.sliding[0]
+    assert first.pages.sliding[3] != second.pages.sliding[1]
     assert [(chunk.start, len(chunk.ids)) for chunk in plan.chunks] == [(0, 50), (48, 4)]
     canvases = next(b for b in layout.buckets if b.full.mask.shape[2] == 1)
     pages = canvases.full.pages.view(2, -1)

@@ -6,16 +6,18 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dgq.engine.canvas import EngineLimits, Generation
+from dgq.engine.canvas import EngineLimits, Generation, Outcome
 from dgq.engine.checkpoint import load_model
 from dgq.engine.config import ModelConfig
 from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import EngineError
+from dgq.engine.kv_pages import KVPages, PageCounts
 from dgq.engine.loop import Loop
 from dgq.engine.memory_plan import MemoryCosts, plan_memory
 from dgq.engine.quantization import Quantization
 from dgq.engine.request import Request, SamplingConfig
+from dgq.engine.scheduler import Scheduler
 from dgq.engine.torch_operations import TORCH
 from dgq.engine.trace import NO_TRACE
 from dgq.engine.triton_operations import TRITON
@@ -56,15 +58,17 @@ def test_the_published_models_weights(published):
 
 def test_the_published_models_keys_and_values(published):
     costs = MemoryCosts.of(published, NF4, torch.bfloat16, TORCH)
-    assert costs.per_kv_token == 25 * 2 * 8 * 256 * 2 + 5 * 2 * 2 * 512 * 2 == 225_280
+    assert costs.per_full_token == 5 * 2 * 2 * 512 * 2 == 20_480
+    assert costs.per_sliding_token == 25 * 2 * 8 * 256 * 2 == 204_800
 
 
 @pytest.mark.parametrize(
     ("quantization", "budget_gb", "blocks_long", "blocks_short"),
     [
-        (DOUBLE, 16, 1, 3),
-        (DOUBLE, 18, 3, 8),
-        (NF4, 18, 1, 6),
+        (DOUBLE, 16, 3, 3),
+        (DOUBLE, 18, 8, 8),
+        (NF4, 18, 5, 6),
+        (EXPERTS, 24, 8, 8),
         (DOUBLE, 24, 8, 8),
         (BF16, 80, 8, 8),
     ],
@@ -77,6 +81,41 @@ def test_blocks_in_flight_at_the_published_shape(
     assert made.blocks_in_flight(4096) == blocks_long
     assert made.blocks_in_flight(512) == blocks_short
     assert made.engine_config.max_kv_tokens >= blocks_long * (4096 + 256)
+    assert made.engine_config.max_sliding_tokens >= blocks_long * (65 * 16 + 256)
+
+
+@pytest.mark.parametrize("operations", [TORCH, TRITON])
+def test_eight_long_blocks_are_in_flight_at_once_in_18_gb(published, operations):
+    """Admitted, read in parts and denoised together, in pools of the planned size. A canvas behind
+    them starts as soon as one of them has ended.
+    """
+    config = plan(published, DOUBLE, 18 * GB, operations).engine_config
+    counts = PageCounts.of(config, published.sliding_window, published.canvas_length)
+    pages = KVPages(counts, published.sliding_window)
+    scheduler = Scheduler(config.max_canvases, config.max_rows, pages)
+    limits = EngineLimits(
+        vocab_size=published.vocab_size,
+        canvas_length=256,
+        max_position_embeddings=published.max_position_embeddings,
+        max_kv_tokens=config.max_kv_tokens,
+        eos_ids=frozenset([1]),
+        filler_id=1,
+        sampling=SamplingConfig(),
+    )
+    for number in range(9):
+        prompt = tuple(range(2 + number, 2 + number + 4096))
+        request = Request(prompt, max_new_tokens=256, seed=0)
+        scheduler.add(Generation.begin(number, request, limits))
+    canvases = []
+    while len(canvases) < 8:
+        before, canvases = len(canvases), scheduler.schedule().canvases
+        assert before <= len(canvases)
+        scheduler.check()
+        for generation in canvases:
+            generation.needs_start = False
+    canvases[3].finish_canvas(Outcome([1] * 256, 1, 0.0, True))
+    scheduler.resize(canvases[3])
+    assert scheduler.schedule().chunks[0].start == 0
 
 
 def test_the_kernels_decode_in_registers_and_hold_512_rows_logits(published):
@@ -93,14 +132,14 @@ def test_the_kernels_decode_in_registers_and_hold_512_rows_logits(published):
     assert made.total_bytes <= 18 * GB and made.blocks_in_flight(512) >= 1
 
 
-@pytest.mark.parametrize("budget_gb", [18, 24])
-def test_bf16_is_refused_with_the_arithmetic(published, budget_gb):
+@pytest.mark.parametrize(("budget_gb", "preset"), [(18, "nf4"), (24, "nf4-experts")])
+def test_bf16_is_refused_with_the_arithmetic(published, budget_gb, preset):
     with pytest.raises(EngineError) as refused:
         plan(published, BF16, budget_gb * GB)
     assert str(refused.value) == (
         f"{budget_gb}.00 GB is too little: weights 50.50 GB (bf16) + a step of 256 rows 86.3 MB "
-        "+ canvases 23.1 MB + 512 tokens of keys and values 115.3 MB = 50.73 GB; "
-        "the preset nf4-experts would fit"
+        "+ canvases 24.6 MB + keys and values of 512 tokens 171.4 MB = 50.78 GB; "
+        f"the preset {preset} would fit"
     )
 
 
@@ -121,6 +160,7 @@ def test_the_wanted_bounds_hold(published):
     assert made.engine_config.max_rows == 512
     assert made.engine_config.max_canvases == 4
     assert made.engine_config.max_kv_tokens == 4 * (4096 + 256)
+    assert made.engine_config.max_sliding_tokens == 4 * (65 * 16 + 256)
     assert made.total_bytes < 30 * GB
     assert "max_rows 512" in str(made) and "2 with 4096 tokens of context" in str(made)
 
@@ -151,7 +191,7 @@ def test_a_real_engine_stays_within_its_plan(quantization):
         sampling=replace(SamplingConfig(), max_denoising_steps=3),
     )
     with torch.inference_mode(), Tally() as tally:
-        loop = Loop(model, made.engine_config, lambda generation: True, NO_TRACE)
+        loop = Loop(model, made.engine_config, {1}, lambda generation: True, NO_TRACE)
         pools = tally.now
         for seed in range(6):
             request = Request(tuple(range(2, 100 + seed)), max_new_tokens=256, seed=seed)

@@ -1,4 +1,4 @@
-"""Attention over pages equals attention over padded batches, row for row."""
+"""Attention over pages, by masks or by segments, equals attention over padded batches, row for row."""
 
 import pytest
 import torch
@@ -6,14 +6,17 @@ import torch
 from dgq.engine.attention import PaddedAttend
 from dgq.engine.checkpoint import load_model
 from dgq.engine.config import FULL
+from dgq.engine.kv_pages import PageCounts
 from dgq.engine.kv_pool import KVPool
+from dgq.engine.layout import LayoutBuilder
 from dgq.engine.paged import PagedAttend
 from dgq.engine.pages import PAGE_TOKENS
+from dgq.kernels.paged_attention import paged_attention_reference
 
 from .conftest import SLIDING_WINDOW
-from .steps import Steps
+from .steps import CANVAS_LENGTH, Steps
 
-NUM_PAGES = 2000
+COUNTS = PageCounts(full=2000, sliding=2000)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ class Padded:
     """Attention of single texts: remembers each text's keys and values, unpaged."""
 
     def __init__(self, window):
-        self._window = window
+        self.window = window
         self._texts = {}
 
     def read(self, number, query, key, value):
@@ -41,8 +44,8 @@ class Padded:
         own = length + torch.arange(len(query))
         keys = torch.arange(length + len(query))
         mask = keys <= own[:, None]
-        if self._window is not None:
-            mask &= keys > own[:, None] - self._window
+        if self.window is not None:
+            mask &= keys > own[:, None] - self.window
         attend = PaddedAttend(past, mask[None, None])
         output = attend(query[None], key[None], value[None])[0]
         both = (past, attend.kv) if past is not None else (attend.kv,)
@@ -54,8 +57,8 @@ class Padded:
         past = self._texts[number]
         length = past[0].shape[2]
         mask = torch.ones(1, 1, 1, length + len(query)).bool()
-        if self._window is not None:
-            mask[..., : max(length - self._window + 1, 0)] = False
+        if self.window is not None:
+            mask[..., : max(length - self.window + 1, 0)] = False
         return PaddedAttend(past, mask)(query[None], key[None], value[None])[0]
 
 
@@ -67,9 +70,10 @@ def test_ragged_texts_and_canvases(config, layer, max_rows):
     lengths = [1, 15, 16, 17, 31, 32, 33, 47, 48, 49, 100]
     texts = [(n, 16 * (1 + i % 4), 16 * (1 + i % 7)) for i, n in enumerate(lengths)]
     steps = Steps(texts, window, max_rows)
+    follower = LayoutBuilder(window, CANVAS_LENGTH, torch.float32, torch.device("cpu"), True)
     full = config.is_full(layer)
     assert full == (config.layer_types[layer] == FULL)
-    pool = KVPool(config, NUM_PAGES, torch.float32, torch.device("cpu"))
+    pool = KVPool(config, COUNTS, torch.float32, torch.device("cpu"))
     for tensor in pool.layers[layer]:  # what others left behind must not matter
         tensor.normal_(generator=torch.Generator().manual_seed(9))
     padded = Padded(None if full else window)
@@ -77,25 +81,32 @@ def test_ragged_texts_and_canvases(config, layer, max_rows):
     _, kv_heads, head_dim = pool.layers[layer][0].shape
     num_steps = 0
     while not steps.scheduler.is_idle:
-        plan, layout, _ = steps.next()
+        plan, layout, slots = steps.next()
         query, key, value = (
             torch.randn(layout.num_rows, heads, head_dim, generator=generator)
             for heads in (config.num_attention_heads, kv_heads, kv_heads)
         )
         got = PagedAttend(pool, layer, layout, full)(query, key, value)
         owners = {id(g.pages): g.number for g in steps.scheduler.running}
-        parts, start = [], 0
-        for chunk in plan.chunks:
+        parts = []
+        start = plan.num_canvas_rows
+        for chunk in plan.chunks:  # what a canvas sees is read first
             rows = slice(start, start + len(chunk.ids))
             number = owners[id(chunk.pages)]
             parts.append(padded.read(number, query[rows], key[rows], value[rows]))
             start = rows.stop
+        num_rows, start, canvases = start, 0, []
         for g in plan.canvases:
             rows = slice(start, start + g.width)
-            parts.append(padded.denoise(g.number, query[rows], key[rows], value[rows]))
+            canvases.append(padded.denoise(g.number, query[rows], key[rows], value[rows]))
             start = rows.stop
+        parts, start = canvases + parts, num_rows
         torch.testing.assert_close(got[:start], torch.cat(parts), atol=1e-5, rtol=1e-5)
         assert torch.isfinite(got).all()
+        segments = follower.build(plan, slots).segments.on(torch.device("cpu"))[not full]
+        keys, values = pool.layers[layer]
+        followed = paged_attention_reference(query, keys, values, segments, padded.window)
+        torch.testing.assert_close(followed, got, atol=1e-5, rtol=1e-5)
         num_steps += 1
         for g in plan.canvases[::2]:
             steps.finish(g)
@@ -104,15 +115,16 @@ def test_ragged_texts_and_canvases(config, layer, max_rows):
 
 def test_rows_are_written_where_the_layout_says_and_nowhere_else(config):
     steps = Steps([(40, 32, 32), (3, 16, 16)], SLIDING_WINDOW)
-    pool = KVPool(config, NUM_PAGES, torch.float32, torch.device("cpu"))
+    pool = KVPool(config, COUNTS, torch.float32, torch.device("cpu"))
     keys, values = pool.layers[0]
-    assert keys.shape == (NUM_PAGES * PAGE_TOKENS, config.num_key_value_heads, config.head_dim)
+    assert keys.shape == (COUNTS.sliding * PAGE_TOKENS, config.num_key_value_heads, config.head_dim)
     assert not keys.any() and not values.any()
     _, layout, _ = steps.next()
     query = torch.randn(layout.num_rows, config.num_attention_heads, config.head_dim)
     key = torch.randn(layout.num_rows, *keys.shape[1:])
     PagedAttend(pool, 0, layout, full=False)(query, key, -key)
-    assert torch.equal(keys[layout.kv_rows], key) and torch.equal(values[layout.kv_rows], -key)
+    rows = layout.sliding_kv_rows
+    assert torch.equal(keys[rows], key) and torch.equal(values[rows], -key)
     untouched = torch.ones(len(keys)).bool()
-    untouched[layout.kv_rows] = False
+    untouched[rows] = False
     assert not keys[untouched].any() and not values[untouched].any()

@@ -170,7 +170,7 @@ def test_what_is_held_is_never_evicted():
     read(pool, "abc")
     assert pool.acquire([1], 4) is None
     assert pool.acquire([1], 3) is not None
-    assert not set(held.pages) & set(pool._unheld)
+    assert not set(held.pages) & set(pool._store._kept)
 
 
 def test_a_failed_acquire_changes_nothing():

@@ -155,8 +155,12 @@ def test_stop_decisions(threshold):
     """Forty steps of three canvases whose argmax changes now and then, of changing certainty."""
     generator = torch.Generator().manual_seed(threshold)
     theirs = StableAndConfidentStoppingCriteria(threshold, 0.5)
+    every = torch.ones(3).bool()
     ours = StopTest(
-        [(None, StableAndConfident(threshold, 0.5))], StepCap(99), None, torch.tensor(EOS_IDS)
+        [(every, StableAndConfident(threshold, 0.5))],
+        StepCap(99),
+        to_end=~every,
+        eos_ids=EOS_IDS,
     )
     argmax = torch.randint(VOCAB_SIZE, (3, CANVAS_LENGTH), generator=generator)
     state = StopState.fresh(argmax)

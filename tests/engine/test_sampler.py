@@ -90,13 +90,15 @@ def test_renoise_of_a_share_keeps_the_other_rows_tokens():
 EOS = 9
 
 
-def stop_test(*rules, cap=99, to_end=None):
+def stop_test(*rules, cap=99, to_end="-"):
     """rules: a rule for all canvases, or (canvases as in bools, rule) pairs."""
-    pairs = [
-        (bools(rule[0])[0], rule[1]) if isinstance(rule, tuple) else (None, rule) for rule in rules
-    ]
-    flags = None if to_end is None else bools(to_end)[0]
-    return StopTest(pairs, StepCap(cap), flags, torch.tensor([EOS, EOS + 1]))
+    pairs = [rule if isinstance(rule, tuple) else ("x", rule) for rule in rules]
+    return StopTest(
+        [(bools(canvases)[0], rule) for canvases, rule in pairs],
+        StepCap(cap),
+        bools(to_end)[0],
+        [EOS, EOS + 1],
+    )
 
 
 def run_stop(test, argmaxes, entropies=0.0, accepted="", free=""):

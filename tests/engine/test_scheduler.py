@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from dgq.engine.canvas import EngineLimits, Generation, Outcome, Verdict
 from dgq.engine.errors import EngineError
-from dgq.engine.pages import PAGE_TOKENS, PagePool
+from dgq.engine.kv_pages import KVPages, PageCounts
+from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request, SamplingConfig
 from dgq.engine.scheduler import LEAST_READ_ROWS, Scheduler
+from dgq.engine.sliding_pages import READ_ROOM_PAGES, steady_pages
 
 EOS = 1
 LIMITS = EngineLimits(100, 64, 4096, 4096, frozenset({EOS}), EOS, SamplingConfig())
@@ -19,8 +21,12 @@ def generation(number, width=64, max_new_tokens=None, prompt=(5,)):
     return Generation.begin(number, request, LIMITS)
 
 
+def pages_of(num_full=1000, num_sliding=1000, window=1024):
+    return KVPages(PageCounts(num_full, num_sliding), window)
+
+
 def scheduler_of(max_canvases, max_rows, num_pages=1000, **options):
-    return Scheduler(max_canvases, max_rows, PagePool(num_pages), **options)
+    return Scheduler(max_canvases, max_rows, pages_of(num_pages), **options)
 
 
 def step(scheduler):
@@ -137,7 +143,7 @@ def test_what_is_put_back_comes_first_and_the_largest_at_the_head():
     assert [g.number for g in taken] == [0, 1, 2]
     assert (scheduler.num_running, scheduler.num_waiting, scheduler.rows_in_use) == (0, 1, 0)
     scheduler.check()
-    assert not any(g.pages or g.canvas_pages for g in taken)
+    assert not any(g.pages.full or g.pages.sliding_canvas for g in taken)
     for one in taken:
         one.restart()
     scheduler.put_back(taken)
@@ -239,7 +245,7 @@ def test_who_shares_a_beginning_waits_until_it_is_read():
     steps = [step(scheduler) for _ in range(4)]
     assert [in_flight(plan) for plan in steps] == [[], [], [], [0, 1, 2, 3]]
     read = [(chunk.start, len(chunk.ids)) for plan in steps for chunk in plan.chunks]
-    assert read == [(0, 288), (288, 288), (576, 288), (864, 136), (0, 1)]  # 32 rows wait to begin
+    assert read == [(0, 320), (320, 320), (640, 320), (960, 40), (0, 1)]
 
 
 def test_who_shares_all_of_its_prompt_starts_at_once():
@@ -251,52 +257,156 @@ def test_who_shares_all_of_its_prompt_starts_at_once():
     assert in_flight(plan) == [0, 1] and plan.num_read_rows == 64
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(1, 4),
-            st.integers(1, 200),
-            st.booleans(),
-            st.integers(1, 300),
-            st.integers(5, 6),
-        ),
-        min_size=1,
-        max_size=30,
-    ),
-    st.randoms(use_true_random=False),
-)
-def test_rows_and_pages_are_conserved(requests, random):
-    """Whatever order canvases finish in, budgets hold, everyone gets in, and all comes back; each
-    text is read once from its beginning, but for what another one has read before.
+def test_canvases_with_nothing_to_read_wait_for_rows_too():
+    """However many texts have been read by others, the step in which they begin is not overfull."""
+    scheduler = scheduler_of(64, 512)
+    prompt = (7,) * 512
+    for i in range(24):
+        scheduler.add(generation(i, 16, prompt=prompt))
+    assert [len(chunk.ids) for chunk in step(scheduler).chunks] == [512]
+    assert in_flight(step(scheduler)) == list(range(24))
+
+
+class Texts:
+    """A scheduler with pools of a given size, beside a record of what was read into each page.
+
+    The texts are of two prompts, so that most begin like another, and stop or go on at random.
     """
-    pages = PagePool(2 + (300 + 256) // PAGE_TOKENS)  # what the largest needs
-    scheduler = Scheduler(5, 160, pages)
-    for i, (widths, tokens, _, length, token) in enumerate(requests):
-        scheduler.add(generation(i, 16 * widths, tokens, prompt=(token,) * length))
-    finished, is_read = set(), {}
-    while not scheduler.is_idle:
-        plan = step(scheduler)
+
+    MAX_TOKENS = 300 + 192
+
+    def __init__(self, requests, random, window, num_sliding=None, max_rows=160):
+        """num_sliding: pages of sliding layers; None: what a single text needs."""
+        self.random, self.window, self.requests = random, window, requests
+        steady = min(steady_pages(window), -(-self.MAX_TOKENS // PAGE_TOKENS)) + 4
+        num_full = 2 + (self.MAX_TOKENS + 64) // PAGE_TOKENS
+        self.pages = pages_of(num_full, num_sliding or 1 + READ_ROOM_PAGES + steady, window)
+        self.scheduler = Scheduler(5, max_rows, self.pages)
+        for i, (widths, tokens, _, length, token) in enumerate(requests):
+            self.scheduler.add(generation(i, 16 * widths, tokens, prompt=(token,) * length))
+        self.full, self.sliding = {}, {}
+        self.finished = set()
+
+    def text_of(self, generation):
+        return [*generation.request.prompt_ids, *generation._committed]
+
+    def check_read(self, generation, length, first):
+        """Both kinds hold the tokens of a text: full layers all, sliding layers those in sight."""
+        text, pages = self.text_of(generation)[:length], generation.pages
+        assert text == [
+            self.full[pages.full[i // PAGE_TOKENS], i % PAGE_TOKENS] for i in range(length)
+        ]
+        for i in range(max(first, 0), length):
+            page = pages.sliding[i // PAGE_TOKENS - pages.first_sliding]
+            assert self.sliding[page, i % PAGE_TOKENS] == (tuple(text[:i]), text[i])
+
+    def step(self):
+        plan = step(self.scheduler)
         assert plan.chunks or plan.canvases
-        assert plan.num_read_rows < 160 + PAGE_TOKENS  # up to the end of a page
+        assert plan.num_read_rows < self.scheduler.max_rows + PAGE_TOKENS  # up to a page's end
         assert len(plan.canvases) <= 5 and plan.num_canvas_rows <= 160
+        owners = {id(g.pages): g for g in self.scheduler.running}
+        written = set()
         for chunk in plan.chunks:
-            for i, token in enumerate(chunk.ids):
-                page = chunk.pages[(chunk.start + i) // PAGE_TOKENS]
-                is_read[page, (chunk.start + i) % PAGE_TOKENS] = token
+            owner, pages = owners[id(chunk.pages)], chunk.pages
+            for i, token in enumerate(chunk.ids, start=chunk.start):
+                page = pages.sliding[i // PAGE_TOKENS - pages.first_sliding]
+                place = page, i % PAGE_TOKENS
+                assert place not in written
+                written.add(place)
+                self.sliding[place] = tuple(self.text_of(owner)[:i]), token
+                if i >= pages.num_found * PAGE_TOKENS:
+                    self.full[pages.full[i // PAGE_TOKENS], i % PAGE_TOKENS] = token
+        for chunk in plan.chunks:
+            self.check_read(
+                owners[id(chunk.pages)], chunk.start + len(chunk.ids), chunk.start - self.window + 1
+            )
         for running in plan.canvases:
-            text = [*running.request.prompt_ids, *running._committed]
-            assert running.prefix_length == len(text)
-            assert text == [
-                is_read[running.pages[i // PAGE_TOKENS], i % PAGE_TOKENS] for i in range(len(text))
-            ]
-        if not plan.canvases:
-            continue
-        leaves = random.choice(plan.canvases)
-        stops = requests[leaves.number][2]
-        ids = [EOS] * leaves.width if stops else None
-        if converge(scheduler, leaves, ids) is Verdict.FINISHED:
-            finished.add(leaves.number)
-    scheduler.check()
-    assert scheduler.rows_in_use == 0 and pages.num_available == pages.num_pages - 1
-    assert finished == set(range(len(requests)))
+            length = running.prefix_length
+            assert length == len(self.text_of(running))
+            self.check_read(running, length, length - self.window + 1)
+        return plan
+
+    def run(self, until=10**9):
+        while not self.scheduler.is_idle and until > 0:
+            until -= 1
+            plan = self.step()
+            if plan.canvases:
+                leaves = self.random.choice(plan.canvases)
+                ids = [EOS] * leaves.width if self.requests[leaves.number][2] else None
+                if converge(self.scheduler, leaves, ids) is Verdict.FINISHED:
+                    self.finished.add(leaves.number)
+
+    def lose_all(self):
+        """As the loop does where memory runs out."""
+        taken = self.scheduler.take_back()
+        self.scheduler.check()
+        self.full, self.sliding = {}, {}
+        for one in taken:
+            one.restart()
+        self.scheduler.put_back(taken)
+        self.scheduler.max_rows = max(16, self.scheduler.max_rows // 2)
+
+    def check_end(self):
+        self.scheduler.check()
+        pages = self.pages
+        assert self.scheduler.rows_in_use == pages.sliding.num_booked == 0
+        for pool in (pages.full, pages.sliding):
+            assert pool.num_available == pool.num_pages - 1
+        assert self.finished == set(range(len(self.requests)))
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.integers(1, 4),
+        st.integers(1, 200),
+        st.booleans(),
+        st.integers(1, 300),
+        st.integers(5, 6),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    REQUESTS,
+    st.randoms(use_true_random=False),
+    st.sampled_from([1, 2, 15, 16, 17, 18, 40, 100, 1024]),
+    st.sampled_from([0, 1, 7, 40]),
+    st.lists(st.integers(0, 20), max_size=2),
+)
+def test_rows_and_pages_are_conserved(requests, random, window, spare, losses):
+    """Whatever order canvases finish in, and whenever memory runs out: budgets hold, everyone gets in
+    and through, pools hold what each row looks at, and all comes back. The pools have room for one
+    text of the largest kind and, in sliding layers, a few pages to spare.
+    """
+    texts = Texts(requests, random, window)
+    texts = Texts(requests, random, window, texts.pages.sliding.num_pages + spare)
+    for num_steps in losses:
+        texts.run(until=num_steps)
+        texts.lose_all()
+    texts.run()
+    texts.check_end()
+
+
+def test_a_canvas_that_has_all_its_steps_planned_waits_for_its_judgement():
+    """Until its outcome is known, which may be a step later, nothing else of it is planned."""
+    scheduler = scheduler_of(max_canvases=2, max_rows=128)
+    capped = Generation.begin(
+        0,
+        Request((5,), 64, 0, canvas_length=64, sampling=SamplingConfig(max_denoising_steps=2)),
+        LIMITS,
+    )
+    other = generation(1)
+    scheduler.add(capped)
+    scheduler.add(other)
+    assert [in_flight(step(scheduler)) for _ in range(3)] == [[0, 1], [0, 1], [1]]
+    unsettled = Outcome([9] * 64, 2, 5.0, False)
+    assert capped.finish_canvas(unsettled) is Verdict.REROLL  # and so begins anew
+    assert [in_flight(step(scheduler)) for _ in range(3)] == [[0, 1], [0, 1], [1]]
+    converge(scheduler, other)
+    assert step(scheduler).is_empty and not scheduler.is_idle
+    converge(scheduler, capped)
+    assert step(scheduler).is_empty and scheduler.is_idle

@@ -116,16 +116,16 @@ def test_memory_that_runs_out_shows_and_lanes_stay_nested(calm_checkpoint, tmp_p
         Engine.load(calm_checkpoint, config=CONFIG, trace=trace) as engine,
     ):
         runner, calls = engine._loop._runner, 0
-        run = runner.run
+        launch = runner.launch
 
         def fail_now_and_then(prepared):
             nonlocal calls
             calls += 1
             if calls % 5 == 0 and engine.stats.canvases_in_flight > 1:
                 raise torch.OutOfMemoryError("out of memory")
-            return run(prepared)
+            return launch(prepared)
 
-        runner.run = fail_now_and_then
+        runner.launch = fail_now_and_then
         results = dict(engine.generate(requests()))
         failures = engine.stats.out_of_memory_total
     events = json.loads(path.read_text())

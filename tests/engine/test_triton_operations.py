@@ -4,69 +4,36 @@ The kernels have tests of their own; here it counts that the model hands them wh
 whole generation comes out the same, and that nothing waits for the device.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dgq.engine.checkpoint import load_model
 from dgq.engine.config import ModelConfig
-from dgq.engine.draws import to_uniform_pairs
 from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.model import DiffusionGemma
-from dgq.engine.operations import RowReadings
 from dgq.engine.quantization import Quantization
 from dgq.engine.quantized_weight import hold_quantized, quantized_weights
 from dgq.engine.request import Request
-from dgq.engine.torch_operations import TORCH, TorchOperations
+from dgq.engine.torch_operations import TORCH
 from dgq.engine.triton_operations import HEAD_ROWS, TRITON
 from dgq.kernels import nf4
-from dgq.kernels.self_conditioning import self_conditioning_reference
-from dgq.kernels.vocabulary_head import read_vocabulary_reference
 
-from .conftest import SAMPLING, save_checkpoint, text_of
+from .conftest import SAMPLING, text_of
 from .published import PUBLISHED
+from .same_draws import SameDraws
 from .tally import Tally
 
 BF16, NF4 = Quantization("bf16"), Quantization("nf4", double_quantization=True)
 FP8 = Quantization("fp8-experts")
 
 
-@dataclass(frozen=True, slots=True)
-class SameDraws(TorchOperations):
-    """torch's operations but for the samples, which are drawn as the kernel draws them."""
-
-    def read_rows(self, hidden, embedding, softcap, temperature, bits, *, sparse):
-        uniforms = to_uniform_pairs(bits)
-        read = read_vocabulary_reference(
-            hidden, embedding, temperature, uniforms, softcap, keep_logits=True
-        )
-        soft = self_conditioning_reference(read.logits, embedding, embedding.shape[1] ** 0.5)
-        return RowReadings(read.argmax, read.sampled, read.entropy, soft)
-
-
 @pytest.fixture(autouse=True)
 def no_gradients():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    """A layer of each kind, of sizes that NF4 and the kernels take."""
-    return save_checkpoint(
-        tmp_path_factory.mktemp("micro-checkpoint"),
-        embedding_scale=1.5,
-        branch_scale=0.2,
-        hidden_size=64,
-        intermediate_size=64,
-        moe_intermediate_size=64,
-        head_dim=16,
-        global_head_dim=32,
-        num_hidden_layers=2,
-        layer_types=["sliding_attention", "full_attention"],
-    )
 
 
 def random(*shape, seed=0):

@@ -1,0 +1,1 @@
+"""``dgq bench``: kernels checked against their references, speed and memory measured, and the roofline."""
