@@ -14,7 +14,7 @@ _LANES = 128
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU's published limits. clock_hz: boost; fp8 is told, though no preset uses it yet."""
+    """A GPU's published limits. clock_hz: boost."""
 
     name: str
     memory_bytes: int

@@ -34,11 +34,15 @@ _ROW_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What something takes of a device: matrix operations, bytes of memory, instructions."""
+    """What something takes of a device: matrix operations, bytes of memory, instructions.
+
+    fp8_operations: of the matrix operations, those on FP8 numbers.
+    """
 
     operations: float = 0.0
     num_bytes: float = 0.0
     instructions: float = 0.0
+    fp8_operations: float = 0.0
 
     def __add__(self, other: "Work") -> "Work":
         """Both."""
@@ -46,11 +50,17 @@ class Work:
             self.operations + other.operations,
             self.num_bytes + other.num_bytes,
             self.instructions + other.instructions,
+            self.fp8_operations + other.fp8_operations,
         )
 
     def __mul__(self, times: float) -> "Work":
         """So many times."""
-        return Work(self.operations * times, self.num_bytes * times, self.instructions * times)
+        return Work(
+            self.operations * times,
+            self.num_bytes * times,
+            self.instructions * times,
+            self.fp8_operations * times,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,8 @@ def _bits(quantization: Quantization, quantized: bool) -> float:
     """Of a weight, its share of the scales included."""
     if not quantized:
         return 16.0
+    if quantization.format == "fp8":
+        return 8.0  # and 32 for a row's scale, which is next to nothing
     return 4.0 + (8.0 + 32.0 / 256 if quantization.double_quantization else 32.0) / 64
 
 
@@ -145,10 +157,16 @@ def _experts(config: ModelConfig, quantization: Quantization, rows: int) -> Work
     chosen = 1 - (1 - config.top_k_experts / num_experts) ** rows
     weights = num_experts * chosen * 3 * inner * hidden
     tiles = -(-slots // num_experts) / tile_height(slots, num_experts)
+    operations = 6.0 * slots * inner * hidden
+    num_bytes = weights * _bits(quantization, quantized) / 8
+    if quantized and quantization.format == "fp8":
+        # Rows that are gathered, and inner, have a byte an element; they are quantized once before.
+        num_bytes += slots * (2 * inner + hidden) + _ROW_BYTES * slots * hidden
+        num_bytes += (2 * _ROW_BYTES + 1) * rows * hidden
+        return Work(operations, num_bytes, fp8_operations=operations)
     return Work(
-        6.0 * slots * inner * hidden,
-        weights * _bits(quantization, quantized) / 8
-        + _ROW_BYTES * (2 * slots * (inner + hidden) + 2 * rows * hidden),
+        operations,
+        num_bytes + _ROW_BYTES * (2 * slots * (inner + hidden) + 2 * rows * hidden),
         weights * max(1.0, tiles) * DECODING_INSTRUCTIONS if quantized else 0.0,
     )
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from dgq.engine.shapes import PUBLISHED
+from dgq.kernels.fp8 import Fp8Tensor
+from dgq.kernels.fp8_experts import fp8_experts
 from dgq.kernels.grouped_experts import grouped_experts
 from dgq.kernels.nf4 import NestedScales, Nf4Tensor
 from dgq.kernels.nf4_linear import nf4_linear
@@ -44,20 +46,29 @@ def nf4(*shape: int, nested: bool = False) -> Nf4Tensor:
     return Nf4Tensor(packed, absmax, levels)
 
 
+def fp8(*shape: int) -> Fp8Tensor:
+    """A quantized tensor that has a shape only."""
+    scales = empty(*shape[:-1], 1, dtype=torch.float32)
+    return Fp8Tensor(empty(*shape, dtype=torch.float8_e4m3fn), scales)
+
+
 def experts(rows: int, weight_format: str) -> Callable[[], object]:
     """One layer's experts on so many rows."""
 
     def call() -> object:
         shapes = (NUM_EXPERTS, 2 * EXPERT_INNER, HIDDEN), (NUM_EXPERTS, HIDDEN, EXPERT_INNER)
+        x, chosen = empty(rows, HIDDEN), empty(rows, TOP_K, dtype=torch.int64)
+        weights = empty(rows, TOP_K, dtype=torch.float32)
+        if weight_format == "fp8":
+            gate_up_fp8, down_fp8 = (fp8(*shape) for shape in shapes)
+            return fp8_experts(x, gate_up_fp8, down_fp8, weights, chosen)
         gate_up, down = (
             empty(*shape)
             if weight_format == "bf16"
             else nf4(*shape, nested=weight_format == "nf4-double")
             for shape in shapes
         )
-        chosen = empty(rows, TOP_K, dtype=torch.int64)
-        weights = empty(rows, TOP_K, dtype=torch.float32)
-        return grouped_experts(empty(rows, HIDDEN), gate_up, down, weights, chosen)
+        return grouped_experts(x, gate_up, down, weights, chosen)
 
     return call
 
@@ -137,6 +148,10 @@ CASES: dict[str, Callable[[], object]] = {
     "experts nf4-double 256 rows": experts(256, "nf4-double"),
     "experts bf16 256 rows": experts(256, "bf16"),
     "experts bf16 2048 rows": experts(2048, "bf16"),
+    "experts fp8 16 rows": experts(16, "fp8"),
+    "experts fp8 256 rows": experts(256, "fp8"),
+    "experts fp8 512 rows": experts(512, "fp8"),
+    "experts fp8 2048 rows": experts(2048, "fp8"),
     "linear 16 rows": linear(16, 64),
     "linear 64 rows": linear(64, 64),
     "linear 256 rows": linear(256, 64),

@@ -55,6 +55,7 @@ POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
     torch.uint8: "*u8",
+    torch.float8_e4m3fn: "*fp8e4nv",
     torch.int32: "*i32",
     torch.int64: "*i64",
     torch.bool: "*i1",
@@ -76,6 +77,8 @@ class Resources:
     blocks: int
     wgmma: int
     mma: int
+    e4m3: int
+    """Of the matrix instructions, those on FP8 numbers."""
     row_layouts: list[str]
     """Of each product: its instruction's shape, and over how many warps a row is spread."""
 
@@ -161,6 +164,7 @@ def compiled(case: str, launched: Launch, target: int) -> Resources:
         blocks,
         binary.asm["ptx"].count("wgmma.mma_async"),
         binary.asm["ptx"].count("mma.sync.aligned"),
+        len(re.findall(r"mma\S*\.e4m3\.e4m3", binary.asm["ptx"])),
         sorted(
             f"{shape} over {warps}"
             for warps, shape in re.findall(
@@ -211,6 +215,7 @@ def main() -> None:
         print("| --- " * 11 + "|")
         for row in rows:
             matrix = f"wgmma {row.wgmma}" if row.wgmma else f"mma {row.mma}" if row.mma else ""
+            matrix += " of e4m3" if row.e4m3 else ""
             print(
                 f"| {row.case} | {row.kernel} | {row.target} | {row.warps} | {row.stages}"
                 f" | {row.registers} | {row.spilled_bytes} | {row.shared_bytes / 1024:.1f}"

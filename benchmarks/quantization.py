@@ -1,4 +1,4 @@
-"""What four bits cost in quality, and what they save in loading: ``python -m benchmarks.quantization``.
+"""What fewer bits cost in quality, and what they save in loading: ``python -m benchmarks.quantization``.
 
 Quality, on dgq-tiny in fp32: held-out jobs through the engine (training.evaluate), and step 1 of the
 same canvases, from the same noise, in each format and in bf16: the divergence KL(bf16 || format) of a
@@ -12,10 +12,12 @@ is given less what it held before it began. On a CPU the loaded weights count to
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +44,7 @@ from .wrapped_engine import WrappedEngine
 
 FORMATS = {
     "bf16": Quantization(),
+    "fp8-experts": Quantization("fp8-experts"),
     "nf4-experts": Quantization("nf4-experts"),
     "nf4": Quantization("nf4"),
     "nf4, double": Quantization("nf4", double_quantization=True),
@@ -171,23 +174,23 @@ def write_layer(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def measure(step: str, *folders: Path) -> Loading:
-    """Run a step of this module in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.quantization", "--step", step]
+def measure(step: str, name: str, *folders: Path) -> Loading:
+    """Run a step of this module, with a format, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.quantization", "--step", step, "--formats", name]
     done = subprocess.run(
-        [*command, *map(str, folders)], capture_output=True, text=True, check=True
+        [*command, "--", *map(str, folders)], capture_output=True, text=True, check=True
     )
     return Loading(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def run_step(step: str, folders: list[Path]) -> Loading:
+def run_step(step: str, name: str, folders: list[Path]) -> Loading:
     """In a process of its own: one thing, timed, with the peak of memory that it added."""
     before_mb = host_memory_mb("VmRSS")
     started, started_cpu = time.perf_counter(), time.process_time()
     if step == "quantize":
-        quantize_checkpoint(folders[0], folders[1], FORMATS["nf4"])
+        quantize_checkpoint(folders[0], folders[1], FORMATS[name])
     else:
-        load_model(folders[0], torch.bfloat16, quantization=FORMATS[step])
+        load_model(folders[0], torch.bfloat16, quantization=FORMATS[name])
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
     peak_mb = host_memory_mb("VmHWM") - before_mb
     return Loading(round(seconds, 2), round(cpu_seconds, 2), round(peak_mb))
@@ -199,17 +202,21 @@ def host_memory_mb(field: str) -> float:
     return int(re.findall(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024 / 1e6
 
 
-def measure_loading(parent: Path) -> dict[str, Loading]:
+def measure_loading(parent: Path, formats: Sequence[str]) -> dict[str, Loading]:
     """By what is done."""
-    original, quantized = parent / "layer", parent / "layer-nf4"
+    original = parent / "layer"
     original.mkdir()
     write_layer(original)
-    found = {
-        "load the original as it is": measure("bf16", original),
-        "load the original, quantizing": measure("nf4", original),
-        "dgq quantize": measure("quantize", original, quantized),
-        "load what it wrote": measure("bf16", quantized),
-    }
+    found: dict[str, Loading] = {}
+    for name in formats:
+        if FORMATS[name].is_none:
+            found["load the original as it is"] = measure("load", name, original)
+            continue
+        quantized = parent / f"layer-{name}"
+        found[f"{name}: load the original, quantizing"] = measure("load", name, original)
+        found[f"{name}: dgq quantize"] = measure("quantize", name, original, quantized)
+        found[f"{name}: load what it wrote"] = measure("load", name, quantized)
+        shutil.rmtree(quantized)
     for name, loading in found.items():
         print(
             f"{name}: {loading.seconds:.1f} s ({loading.cpu_seconds:.1f} s of CPU), "
@@ -218,11 +225,14 @@ def measure_loading(parent: Path) -> dict[str, Loading]:
     return found
 
 
-def measure_quality(parent: Path, num_jobs: int, seed: int) -> dict[str, Any]:
+def measure_quality(
+    parent: Path, formats: Sequence[str], num_jobs: int, seed: int
+) -> dict[str, Any]:
     """Scores by family and the first step, by format."""
     prompts = sample_prompts(8, seed + 1)
     report: dict[str, Any] = {}
-    for name, quantization in FORMATS.items():
+    for name in formats:
+        quantization = FORMATS[name]
         folder = DEFAULT_MODEL_PATH
         if not quantization.is_none:
             folder = parent / name
@@ -252,19 +262,23 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=60, help="jobs of each family")
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
-        print(json.dumps(asdict(run_step(arguments.step, arguments.folders))))
+        loading = run_step(arguments.step, arguments.formats[0], arguments.folders)
+        print(json.dumps(asdict(loading)))
         return
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         if "loading" in arguments.parts:
-            loading = measure_loading(Path(folder))
-            report["loading"] = {name: asdict(value) for name, value in loading.items()}
+            found = measure_loading(Path(folder), arguments.formats)
+            report["loading"] = {name: asdict(loading) for name, loading in found.items()}
         if "quality" in arguments.parts:
-            report["quality"] = measure_quality(Path(folder), arguments.jobs, arguments.seed)
+            report["quality"] = measure_quality(
+                Path(folder), arguments.formats, arguments.jobs, arguments.seed
+            )
     print(json.dumps(report))
 
 

@@ -2,8 +2,8 @@
 
 The model is built without memory (on torch's meta device) and each tensor is converted and put in
 its place as it is read, so that loading needs the weights once plus one tensor. A weight that is to be
-held in four bits is quantized on the device as soon as it is there, and its 16-bit form is gone
-before the next one is read; one that is stored in four bits is copied as it is.
+held in fewer bits is quantized on the device as soon as it is there, and its 16-bit form is gone
+before the next one is read; one that is stored so is copied as it is.
 
 Names. The decoder holds all weights; of the encoder, only ``layer_scalar`` is its own. Files may
 hold the tied copies too (``lm_head.weight``, ``encoder.language_model.*``): these must equal the
@@ -17,18 +17,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dgq.kernels import nf4
-
 from .config import ModelConfig
 from .errors import CheckpointError
 from .generation_config import read_json
+from .kernel_choice import check_format
 from .model import DiffusionGemma
-from .nf4_storage import Taker, takers
-from .nf4_weight import Nf4Weight, hold_in_nf4
 from .operations import Operations
 from .quantization import UNQUANTIZED, Quantization, quantization_of
+from .quantized_weight import QuantizedWeight, hold_quantized, quantized_weights
+from .taker import Taker
 from .torch_operations import TORCH
 from .weight_files import FETCH, StoredTensor, stored_tensors
+from .weight_storage import takers
 
 _VISION_PREFIXES = ("encoder.vision_tower.", "encoder.embed_vision.")
 _ENCODER_PREFIX = "encoder.language_model."
@@ -46,15 +46,18 @@ def load_model(
 
     quantization: which weights to quantize on the way; a folder that is quantized keeps its own.
     operations: how the model is to compute.
-    CheckpointError names the file or tensor that is missing, misshapen, unexpected or broken.
+    CheckpointError names the file or tensor that is missing, misshapen, unexpected or broken;
+    EngineError says that the device cannot compute with weights quantized so.
     """
     stored = read_quantization(folder)
     if not stored.is_none and quantization not in (UNQUANTIZED, stored):
         raise CheckpointError(
             f"{folder} is quantized already, as {stored.preset}; load it as it is"
         )
-    model = empty_model(folder, quantization if stored.is_none else stored, operations)
-    wanted = _takers(model, dtype, device, from_nf4=not stored.is_none)
+    kept_in = quantization if stored.is_none else stored
+    check_format(kept_in, operations, device)
+    model = empty_model(folder, kept_in, operations)
+    wanted = _takers(model, dtype, device, are_quantized=not stored.is_none)
     own, copies = sort_tensors(folder, wanted)
     for tensor in own:
         content = tensor.read()
@@ -138,7 +141,7 @@ def empty_model(
     config = ModelConfig.from_file(folder / "config.json")
     with torch.device("meta"):
         model = DiffusionGemma(config, operations)
-        hold_in_nf4(model, quantization, operations)
+        hold_quantized(model, quantization, operations)
     return model
 
 
@@ -153,15 +156,13 @@ def place(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _takers(
-    model: DiffusionGemma, dtype: torch.dtype, device: torch.device | str, *, from_nf4: bool
+    model: DiffusionGemma, dtype: torch.dtype, device: torch.device | str, *, are_quantized: bool
 ) -> dict[str, Taker]:
-    """For each tensor that the files must hold: what takes it. from_nf4: they are quantized."""
+    """For each tensor that the files must hold: what takes it. are_quantized: the files' weights."""
     found: dict[str, Taker] = {}
-    quantized = {
-        name: module for name, module in model.named_modules() if isinstance(module, Nf4Weight)
-    }
+    quantized = quantized_weights(model)
     for name, weight in quantized.items():
-        if from_nf4:
+        if are_quantized:
             found |= takers(name, weight, device)
         else:
             found[name] = partial(_quantize, weight, device)
@@ -171,9 +172,9 @@ def _takers(
     return found
 
 
-def _quantize(weight: Nf4Weight, device: torch.device | str, tensor: Tensor) -> None:
+def _quantize(weight: QuantizedWeight, device: torch.device | str, tensor: Tensor) -> None:
     check_dense(tensor, weight.shape)
-    weight.fill(nf4.quantize(tensor.to(device), weight.double_quantization))
+    weight.quantize_and_hold(tensor.to(device))
 
 
 def _put(

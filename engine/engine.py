@@ -84,7 +84,7 @@ class Engine:
         """Load a checkpoint folder (None: the shipped dgq-tiny) and start the engine's thread.
 
         dtype, kernels: see engine_config.py.
-        preset: what to hold in four bits, see quantization.py; a folder that is quantized stays as
+        preset: what to hold in fewer bits, see quantization.py; a folder that is quantized stays as
         it is. max_memory_bytes: the engine is made to fit, see memory_plan.py; ``config`` bounds it.
         trace: told of every step, by the engine's thread; to be closed after the engine.
         CheckpointError says what is wrong with the folder, EngineError what is wrong with the

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
-from .nf4_weight import Nf4Weight, held
 from .norm import RMSNorm
 from .operations import Operations
+from .quantized_weight import QuantizedWeight, held
 
 LEAST_ROWS = 16
 """Rows from which on a matrix product gives each row the same result in any company."""
@@ -67,8 +67,8 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """Gated MLPs, of which each row uses its top-k."""
 
-    gate_up_proj: Tensor | Nf4Weight  # [E, 2 I, d]
-    down_proj: Tensor | Nf4Weight  # [E, d, I]
+    gate_up_proj: Tensor | QuantizedWeight  # [E, 2 I, d]
+    down_proj: Tensor | QuantizedWeight  # [E, d, I]
 
     def __init__(self, config: ModelConfig, operations: Operations) -> None:
         super().__init__()

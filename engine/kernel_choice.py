@@ -2,11 +2,12 @@
 
 import torch
 
-from dgq.kernels.launch import HAS_TRITON, IS_INTERPRETED
+from dgq.kernels.launch import FP8_CAPABILITY, HAS_TRITON, IS_INTERPRETED, multiplies_fp8
 
 from .engine_config import DTYPES, KERNELS
 from .errors import EngineError
 from .operations import Operations
+from .quantization import Quantization
 from .torch_operations import TORCH
 from .triton_operations import TRITON
 
@@ -36,6 +37,20 @@ def choose_operations(kernels: str, device: str, dtype: torch.dtype) -> Operatio
     return TRITON
 
 
+def check_format(
+    quantization: Quantization, operations: Operations, device: torch.device | str
+) -> None:
+    """EngineError where the operations cannot multiply numbers of this format on the device."""
+    if quantization.format != "fp8" or operations is not TRITON or not _is_gpu(device):
+        return
+    if not multiplies_fp8(device):
+        least = ".".join(map(str, FP8_CAPABILITY))
+        raise EngineError(
+            f"{quantization.preset} needs a GPU that multiplies FP8 numbers, of compute capability "
+            f"{least} or later, which {device} is not; choose the preset nf4-experts"
+        )
+
+
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """dtype: one of DTYPES. EngineError for another."""
     if dtype not in DTYPES:
@@ -45,5 +60,5 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
-def _is_gpu(device: str) -> bool:
+def _is_gpu(device: torch.device | str) -> bool:
     return torch.device(device).type == "cuda"

@@ -5,8 +5,8 @@ Everything is counted from the checkpoint's shapes, before anything is allocated
 - *weights*, to the byte: those of the model that load_model builds;
 - *keys and values*: what one token takes in the layers of each kind of the KV pool;
 - *a canvas*: its slot in the canvas table;
-- *a step*: the largest of its intermediate tensors that live at once, a weight that is decoded from
-  four bits among them; the operations say how large (operations.py).
+- *a step*: the largest of its intermediate tensors that live at once, a weight that is decoded among
+  them; the operations say how large (operations.py).
 
 Rows are cut down first, for as long as they are more than the blocks whose texts would fit beside them;
 then what is left goes to keys and values: of each kind of layers what as many long texts as possible
@@ -27,10 +27,10 @@ from .errors import EngineError
 from .feedforward import LEAST_ROWS
 from .kv_pages import PageCounts
 from .model import DiffusionGemma
-from .nf4_weight import Nf4Weight, hold_in_nf4
 from .operations import Operations, Workspace
 from .pages import PAGE_TOKENS
 from .quantization import PRESETS, Quantization
+from .quantized_weight import hold_quantized, quantized_weights
 from .scheduler import LEAST_READ_ROWS
 from .sliding_pages import READ_ROOM_PAGES, steady_pages
 from .step_rules import NUM_KNOBS
@@ -64,10 +64,8 @@ class MemoryCosts:
         """CheckpointError for a shape that the preset cannot hold."""
         with torch.device("meta"):
             model = DiffusionGemma(config, operations)
-            hold_in_nf4(model, quantization, operations)
-        held = {
-            name: module for name, module in model.named_modules() if isinstance(module, Nf4Weight)
-        }
+            hold_quantized(model, quantization, operations)
+        held = quantized_weights(model)
         weights = sum(
             tensor.nbytes if name.rpartition(".")[0] in held else tensor.numel() * dtype.itemsize
             for name, tensor in model.state_dict().items()

@@ -13,7 +13,6 @@ bitsandbytes has no layer for, are written in the same way with their three dime
 """
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,12 +28,10 @@ from dgq.kernels.nf4 import (
 
 from .errors import CheckpointError
 from .nf4_weight import Nf4Weight
+from .taker import Taker, check_kind, dtype_name, into_buffer
 
 _STATE = "quant_state.bitsandbytes__nf4"
 _CPU = torch.device("cpu")
-
-Taker = Callable[[Tensor], None]
-"""Checks a stored tensor and puts it where it belongs. CheckpointError says what is wrong with it."""
 
 
 def to_stored(name: str, weight: Nf4Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -42,7 +39,7 @@ def to_stored(name: str, weight: Nf4Tensor, dtype: torch.dtype) -> dict[str, Ten
     state: dict[str, Any] = {
         "quant_type": "nf4",
         "blocksize": BLOCK_SIZE,
-        "dtype": _dtype_name(dtype),
+        "dtype": dtype_name(dtype),
         "shape": list(weight.shape),
     }
     tensors = {
@@ -63,26 +60,12 @@ def to_stored(name: str, weight: Nf4Tensor, dtype: torch.dtype) -> dict[str, Ten
     return {stored: tensor.cpu().contiguous() for stored, tensor in tensors.items()}
 
 
-def num_stored_bytes(shape: torch.Size, double_quantization: bool) -> int:
-    """Bytes of a weight in memory: packed elements and scales."""
-    num_blocks = shape.numel() // BLOCK_SIZE
-    if not double_quantization:
-        return shape.numel() // 2 + 4 * num_blocks
-    return shape.numel() // 2 + num_blocks + 4 * -(-num_blocks // NESTED_BLOCK_SIZE) + 4
-
-
 def takers(name: str, weight: Nf4Weight, device: torch.device | str) -> dict[str, Taker]:
     """For each tensor that a file must hold of a weight: what takes it."""
 
     def take(leaf: str) -> Taker:
-        place = getattr(weight, leaf)
-
-        def check_and_put(tensor: Tensor) -> None:
-            flat = [place.numel()] if leaf != "packed" else [place.numel(), 1]
-            _check_kind(tensor, place.dtype, flat)
-            setattr(weight, leaf, tensor.view(place.shape).to(device=device, copy=True))
-
-        return check_and_put
+        size = getattr(weight, leaf).numel()
+        return into_buffer(weight, leaf, device, [size, 1] if leaf == "packed" else [size])
 
     def take_state(tensor: Tensor) -> None:
         offset = _nested_offset(tensor, weight)
@@ -130,20 +113,8 @@ def _nested_offset(tensor: Tensor, weight: Nf4Weight) -> float | None:
 
 def _equal_to(table: Tensor) -> Taker:
     def check(tensor: Tensor) -> None:
-        _check_kind(tensor, table.dtype, list(table.shape))
+        check_kind(tensor, table.dtype, list(table.shape))
         if not torch.equal(tensor, table):
             raise CheckpointError("is another code than NF4's, so the weight means something else")
 
     return check
-
-
-def _check_kind(tensor: Tensor, dtype: torch.dtype, shape: list[int]) -> None:
-    if tensor.dtype != dtype or list(tensor.shape) != shape:
-        raise CheckpointError(
-            f"is {_dtype_name(tensor.dtype)} {list(tensor.shape)}, but config.json asks for "
-            f"{_dtype_name(dtype)} {shape}; check that config.json and the weights belong together"
-        )
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

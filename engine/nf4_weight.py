@@ -6,6 +6,7 @@ How a product decodes them is the operations' business.
 import torch
 from torch import Tensor, nn
 
+from dgq.kernels import nf4
 from dgq.kernels.nf4 import (
     BLOCK_SIZE,
     NESTED_BLOCK_SIZE,
@@ -14,9 +15,7 @@ from dgq.kernels.nf4 import (
     nested_codebook,
 )
 
-from .errors import CheckpointError
-from .operations import Operations, Weight
-from .quantization import Quantization
+from .operations import Operations
 
 
 class Nf4Weight(nn.Module):
@@ -44,6 +43,14 @@ class Nf4Weight(nn.Module):
         if double_quantization:
             self.register_buffer("nested_absmax", torch.empty(-(-num_blocks // NESTED_BLOCK_SIZE)))
             self.register_buffer("nested_offset", torch.empty(()))
+
+    def quantize(self, tensor: Tensor) -> Nf4Tensor:
+        """A tensor of this shape as it is to be held."""
+        return nf4.quantize(tensor, self.double_quantization)
+
+    def quantize_and_hold(self, tensor: Tensor) -> None:
+        """Take a tensor of this shape that is not quantized."""
+        self.fill(self.quantize(tensor))
 
     def fill(self, tensor: Nf4Tensor) -> None:
         """Take a quantized tensor of this shape."""
@@ -74,32 +81,3 @@ class Nf4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [.., K] -> [.., N]."""
         return self.operations.nf4_linear(x, self.weight.tensor)
-
-
-def held(weight: Tensor | Nf4Weight) -> Weight:
-    """A weight as the operations take it."""
-    return weight.tensor if isinstance(weight, Nf4Weight) else weight
-
-
-def hold_in_nf4(model: nn.Module, quantization: Quantization, operations: Operations) -> None:
-    """Make the covered weights of a model NF4 ones, yet to be filled; what they held is gone.
-
-    CheckpointError names a weight whose rows cannot be cut into blocks.
-    """
-    for name, weight in list(model.named_parameters()):
-        if not quantization.covers(name):
-            continue
-        if weight.shape[-1] % BLOCK_SIZE:
-            raise CheckpointError(
-                f"{name} has rows of {weight.shape[-1]} elements, no multiple of {BLOCK_SIZE}; "
-                f"the preset {quantization.preset} cannot hold it"
-            )
-        parent, _, leaf = name.rpartition(".")
-        holder = model.get_submodule(parent)
-        if isinstance(holder, nn.Linear):
-            above, _, own = parent.rpartition(".")
-            linear = Nf4Linear(weight.shape, quantization.double_quantization, operations)
-            setattr(model.get_submodule(above), own, linear)
-        else:
-            delattr(holder, leaf)
-            setattr(holder, leaf, Nf4Weight(weight.shape, quantization.double_quantization))

@@ -12,12 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dgq.kernels.fp8 import Fp8Tensor
 from dgq.kernels.nf4 import Nf4Tensor
 
 from .config import ModelConfig
 
-Weight = Tensor | Nf4Tensor
-"""A weight of the rows' dtype, or in NF4."""
+Weight = Tensor | Nf4Tensor | Fp8Tensor
+"""A weight of the rows' dtype, in NF4, or in FP8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Operations(Protocol):
         """The weighted sum of a row's gated MLPs: [R, d] -> [R, d].
 
         gate_up_proj [E, 2 I, d], down_proj [E, d, I]; weights and experts as ``route`` gives them.
+        Where the weights are FP8, the rows are quantized too (dgq.kernels.fp8_experts says how).
         """
         ...
 
@@ -119,10 +121,10 @@ class Operations(Protocol):
         ...
 
     def workspace(
-        self, config: ModelConfig, nf4_shapes: Iterable[torch.Size], dtype: torch.dtype
+        self, config: ModelConfig, quantized_shapes: Iterable[torch.Size], dtype: torch.dtype
     ) -> Workspace:
         """What a step takes of the device's memory beside weights, pools and canvases.
 
-        nf4_shapes: of the weights that are held in NF4.
+        quantized_shapes: of the weights that are held in NF4 or FP8.
         """
         ...

@@ -1,4 +1,4 @@
-"""Writes a checkpoint's weights in four bits: from one folder to another, tensor by tensor.
+"""Writes a checkpoint's weights quantized: from one folder to another, tensor by tensor.
 
 What is read, quantized and written at a time is one tensor, and a shard of up to MAX_SHARD_BYTES waits
 to be written; so the host needs a few gigabytes whatever the model. The new folder is made beside its
@@ -20,14 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dgq.kernels import nf4
-
 from .checkpoint import check_copies, check_dense, empty_model, read_quantization, sort_tensors
 from .errors import CheckpointError
 from .generation_config import read_json
-from .nf4_storage import num_stored_bytes, to_stored
 from .quantization import UNQUANTIZED, Quantization
+from .quantized_weight import QuantizedWeight, quantized_weights
 from .weight_files import INDEX_NAME, StoredTensor
+from .weight_storage import to_stored
 
 MAX_SHARD_BYTES = 1 << 30
 """Of one file; a larger tensor gets a file of its own."""
@@ -58,15 +57,14 @@ def quantize_checkpoint(
     if not target.parent.is_dir():
         raise CheckpointError(f"{target.parent} is not a folder, so {target.name} cannot go there")
     shapes = _shapes(source)
-    covered = {name for name in shapes if quantization.covers(name)}
-    empty_model(source, quantization)  # refuses rows that cannot be cut into blocks
+    weights = quantized_weights(empty_model(source, quantization))
     own, copies = sort_tensors(source, shapes)
     check_copies(own, copies)
-    _check_room(target, shapes, quantization)
+    _check_room(target, shapes, weights)
     beside = target.with_name(f".{target.name}.incomplete-{os.getpid()}")
     try:
         beside.mkdir()
-        quantized = _quantized(own, shapes, covered, quantization, progress)
+        quantized = _quantized(own, shapes, weights, progress)
         num_bytes = _write_weights(quantized, beside)
         _write_rest(source, beside, quantization)
         os.rename(beside, target)
@@ -83,14 +81,12 @@ def _shapes(source: Path) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _check_room(target: Path, shapes: dict[str, torch.Size], quantization: Quantization) -> None:
+def _check_room(
+    target: Path, shapes: dict[str, torch.Size], weights: dict[str, QuantizedWeight]
+) -> None:
     """Bytes as they will be written, other tensors in 16 bits."""
-    needed = sum(
-        num_stored_bytes(shape, quantization.double_quantization)
-        if quantization.covers(name)
-        else 2 * shape.numel()
-        for name, shape in shapes.items()
-    )
+    needed = sum(buffer.nbytes for weight in weights.values() for buffer in weight.buffers())
+    needed += sum(2 * shape.numel() for name, shape in shapes.items() if name not in weights)
     free = shutil.disk_usage(target.parent).free
     if needed > free:
         raise CheckpointError(
@@ -102,8 +98,7 @@ def _check_room(target: Path, shapes: dict[str, torch.Size], quantization: Quant
 def _quantized(
     own: list[StoredTensor],
     shapes: dict[str, torch.Size],
-    covered: set[str],
-    quantization: Quantization,
+    weights: dict[str, QuantizedWeight],
     progress: Progress | None,
 ) -> Iterator[dict[str, Tensor]]:
     """What each tensor of the source becomes, by the names in the files."""
@@ -116,9 +111,8 @@ def _quantized(
         except CheckpointError as error:
             raise stored.error(str(error)) from None
         name = f"model.{stored.name}"
-        if stored.name in covered:
-            weight = nf4.quantize(tensor, quantization.double_quantization)
-            yield to_stored(name, weight, tensor.dtype)
+        if stored.name in weights:
+            yield to_stored(name, weights[stored.name].quantize(tensor), tensor.dtype)
         else:
             yield {name: tensor.clone()}  # the file is not to be held open
         done += 2 * tensor.numel()

@@ -1,7 +1,7 @@
 """A model of random weights at a named shape, so that speed and memory can be measured without a checkpoint.
 
-Every weight is drawn on the device in the form in which the preset holds it: four-bit codes and scales,
-or 16-bit numbers. So a 16-bit expert exists only where the preset keeps it, and nothing is read or sent.
+Every weight is drawn on the device in the form in which the preset holds it: codes of four or
+eight bits and scales, or 16-bit numbers. So a 16-bit expert exists only where the preset keeps it, and nothing is read or sent.
 
 Spreads are those of a freshly initialised network: a product keeps the size of what it is given, norms
 are near 1, and so all activations stay finite. The router's scores spread by 1, so that rows choose
@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dgq.kernels import fp8
+from dgq.kernels.fp8 import Fp8Tensor
 from dgq.kernels.nf4 import (
     BLOCK_SIZE,
     NESTED_BLOCK_SIZE,
@@ -38,6 +40,7 @@ from .model import DiffusionGemma
 from .nf4_weight import Nf4Weight
 from .operations import Operations
 from .quantization import UNQUANTIZED, Quantization
+from .quantized_weight import quantized_weights
 from .shapes import SHAPES
 from .torch_operations import TORCH
 from .trace import NO_TRACE, Trace
@@ -47,6 +50,9 @@ _NEAR_ONE = 0.1
 
 _FLATNESS = 0.25
 """Of the embeddings: a row knows its own token, which the tied head must not take for an answer."""
+
+_NAN_CODE = 127
+"""The first of e4m3's two codes for no number."""
 
 
 @contextmanager
@@ -101,11 +107,12 @@ def stand_in_model(
     """The model of a folder's config.json with random weights, ready for inference."""
     model = empty_model(folder, quantization, operations)
     draws = _Draws(torch.device(device), dtype, seed)
-    quantized = {
-        name: module for name, module in model.named_modules() if isinstance(module, Nf4Weight)
-    }
+    quantized = quantized_weights(model)
     for weight in quantized.values():
-        weight.fill(draws.nf4(weight.shape, weight.double_quantization))
+        if isinstance(weight, Nf4Weight):
+            weight.fill(draws.nf4(weight.shape, weight.double_quantization))
+        else:
+            weight.fill(draws.fp8(weight.shape))
     for name, tensor in model.state_dict().items():
         if name.rpartition(".")[0] not in quantized:
             place(model, name, draws.dense(name, tensor.shape))
@@ -160,3 +167,14 @@ class _Draws:
             torch.tensor(mean, device=self._device),
         )
         return Nf4Tensor(packed, indices, nested)
+
+    def fp8(self, shape: torch.Size) -> Fp8Tensor:
+        """Numbers whose codes are equally likely, under scales that give rows of length 1 or so."""
+        codes = torch.empty(shape, dtype=torch.uint8, device=self._device)
+        codes.random_(0, 254, generator=self._generator)
+        codes += codes >= _NAN_CODE  # the other one is 255
+        every = torch.arange(256, dtype=torch.uint8, device=self._device).view(fp8.DTYPE).float()
+        mean = float((shape[-1] * every[every.isfinite()].square().mean()).rsqrt())
+        scales = torch.empty(*shape[:-1], 1, dtype=torch.float32, device=self._device)
+        scales.uniform_(0.5 * mean, 1.5 * mean, generator=self._generator)
+        return Fp8Tensor(codes.view(fp8.DTYPE), scales)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dgq.kernels.fp8 import Fp8Tensor, rounded
+from dgq.kernels.fp8_experts import INNER_BLOCK
 from dgq.kernels.grouped_experts import dense_expert
 from dgq.kernels.nf4 import Nf4Tensor
 from dgq.kernels.nf4_linear import nf4_linear_reference
@@ -21,7 +23,7 @@ from .feedforward import LEAST_ROWS, gelu_tanh
 from .operations import Operations, RowReadings, Weight, Workspace
 
 _DECODING_BYTES = 20
-"""Per element of a weight while it is decoded: indices, codes and products (dgq.kernels.nf4)."""
+"""Per element of a weight while it is decoded: NF4's indices, codes and products; FP8 takes less."""
 
 _HEAD_TENSORS = 6
 """fp32 tensors of the head's tile that live at once (head.py)."""
@@ -72,9 +74,10 @@ class TorchOperations:
     ) -> Tensor:
         """Rows are sorted by expert, and back."""
         num_chosen = experts.shape[1]
+        rows_are_fp8 = isinstance(gate_up_proj, Fp8Tensor)
         order = experts.flatten().argsort(stable=True)
         counts = torch.bincount(experts.flatten(), minlength=gate_up_proj.shape[0]).tolist()
-        sorted_x = x.index_select(0, order // num_chosen)
+        sorted_x = (rounded(x) if rows_are_fp8 else x).index_select(0, order // num_chosen)
         results = x.new_empty(len(order), x.shape[1])
         start = 0
         for expert, count in enumerate(counts):
@@ -84,7 +87,10 @@ class TorchOperations:
                 rows = sorted_x[first : max(start + count, first + LEAST_ROWS)]
                 gate_up = F.linear(rows, dense_expert(gate_up_proj, expert, x.dtype))
                 gate, up = gate_up.chunk(2, dim=-1)
-                own = F.linear(gelu_tanh(gate) * up, dense_expert(down_proj, expert, x.dtype))
+                inner = gelu_tanh(gate) * up
+                if rows_are_fp8:
+                    inner = rounded(inner, INNER_BLOCK)
+                own = F.linear(inner, dense_expert(down_proj, expert, x.dtype))
                 own = own[start - first :][:count]
                 results.index_copy_(0, order[start : start + count], own)
                 start += count
@@ -114,10 +120,10 @@ class TorchOperations:
         return head.read_rows(hidden, embedding, softcap, temperature, uniforms, tiling)
 
     def workspace(
-        self, config: ModelConfig, nf4_shapes: Iterable[torch.Size], dtype: torch.dtype
+        self, config: ModelConfig, quantized_shapes: Iterable[torch.Size], dtype: torch.dtype
     ) -> Workspace:
         """One weight, or one expert's, is decoded at a time; the head has one tile at a time."""
-        decoded = max((shape[-2] * shape[-1] for shape in nf4_shapes), default=0)
+        decoded = max((shape[-2] * shape[-1] for shape in quantized_shapes), default=0)
         tile = max(head.TILE_ELEMENTS, LEAST_ROWS * config.hidden_size)
         return Workspace(
             per_row=_row_bytes(config, dtype),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgq.kernels.fp8 import Fp8Tensor
+from dgq.kernels.fp8_experts import fp8_experts
 from dgq.kernels.grouped_experts import grouped_experts
 from dgq.kernels.nf4 import Nf4Tensor
 from dgq.kernels.nf4_linear import nf4_linear
@@ -65,7 +67,9 @@ class TritonOperations:
         weights: Tensor,
         experts: Tensor,
     ) -> Tensor:
-        """All experts in three launches. A choice of E or more is none, and costs nothing."""
+        """All experts in a few launches. A choice of E or more is none, and costs nothing."""
+        if isinstance(gate_up_proj, Fp8Tensor) or isinstance(down_proj, Fp8Tensor):
+            return fp8_experts(x, gate_up_proj, down_proj, weights, experts)
         return grouped_experts(x, gate_up_proj, down_proj, weights, experts)
 
     def nf4_linear(self, x: Tensor, weight: Nf4Tensor) -> Tensor:
@@ -106,10 +110,10 @@ class TritonOperations:
         )
 
     def workspace(
-        self, config: ModelConfig, nf4_shapes: Iterable[torch.Size], dtype: torch.dtype
+        self, config: ModelConfig, quantized_shapes: Iterable[torch.Size], dtype: torch.dtype
     ) -> Workspace:
         """Experts are never decoded to memory; a linear layer's weight may be, one at a time."""
-        linears = (shape for shape in nf4_shapes if len(shape) == 2)
+        linears = (shape for shape in quantized_shapes if len(shape) == 2)
         decoded = max((shape.numel() for shape in linears), default=0)
         return Workspace(
             per_row=_row_bytes(config, dtype),

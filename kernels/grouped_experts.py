@@ -30,26 +30,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import fp8
+from .fp8 import Fp8Tensor
 from .launch import check, check_inputs, largest_divisor, tl, triton
 from .nf4 import Nf4Tensor, codebook, dequantize, kernel_arguments, load_weight_tile
 from .routing import sort_by_expert
 from .row_tiles import find_row_tile, max_row_tiles
 
-ExpertWeight = Tensor | Nf4Tensor
-"""[E, outputs, depth], of the rows' dtype or NF4."""
+ExpertWeight = Tensor | Nf4Tensor | Fp8Tensor
+"""[E, outputs, depth], of the rows' dtype, NF4, or FP8, whose product is fp8_experts.py's."""
 
 _LARGEST_BLOCK_ROWS = 128
 
 
 def dense_expert(weight: ExpertWeight, expert: int, dtype: torch.dtype) -> Tensor:
-    """One expert's weight [outputs, depth], decoded into the dtype if it is NF4."""
-    if not isinstance(weight, Nf4Tensor):
-        return weight[expert]
-    return dequantize(weight.part(expert), dtype)
+    """One expert's weight [outputs, depth], decoded into the dtype if it is quantized."""
+    if isinstance(weight, Nf4Tensor):
+        return dequantize(weight.part(expert), dtype)
+    if isinstance(weight, Fp8Tensor):
+        return fp8.dequantize(weight.part(expert), dtype)
+    return weight[expert]
 
 
 def grouped_experts_reference(
-    x: Tensor, gate_up_proj: ExpertWeight, down_proj: ExpertWeight, weights: Tensor, experts: Tensor
+    x: Tensor,
+    gate_up_proj: Tensor | Nf4Tensor,
+    down_proj: Tensor | Nf4Tensor,
+    weights: Tensor,
+    experts: Tensor,
 ) -> Tensor:
     """As ``grouped_experts``, from the experts int [T, K] themselves."""
     output = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
@@ -66,8 +74,8 @@ def grouped_experts_reference(
 
 def grouped_experts(
     x: Tensor,
-    gate_up_proj: ExpertWeight,
-    down_proj: ExpertWeight,
+    gate_up_proj: Tensor | Nf4Tensor,
+    down_proj: Tensor | Nf4Tensor,
     weights: Tensor,
     experts: Tensor,
     block_rows: int | None = None,
@@ -138,7 +146,17 @@ def grouped_experts(
         **down_flags,
         **launch_options(block_rows),
     )
-    result = torch.empty_like(x)
+    return add_choices(outputs, experts, num_experts)
+
+
+def add_choices(outputs: Tensor, experts: Tensor, num_experts: int) -> Tensor:
+    """Each row's outputs [T * K, H], added in fp32 in their order -> [T, H].
+
+    experts int [T, K]: the output of a choice of num_experts or more is not read.
+    """
+    num_rows, top_k = experts.shape
+    hidden_size = outputs.shape[1]
+    result = outputs.new_empty(num_rows, hidden_size)
     _add_choices_kernel[(num_rows,)](
         outputs,
         experts,
@@ -165,7 +183,8 @@ def launch_options(block_rows: int) -> dict[str, int]:
 
 
 @triton.jit
-def _gelu_tanh(x):
+def gelu_tanh(x):
+    """Inside a kernel: GELU in its tanh approximation."""
     # 0.5 x (1 + tanh(y)) = x sigmoid(2 y), with y = sqrt(2 / pi) (x + 0.044715 x^3)
     return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
 
@@ -243,7 +262,7 @@ def _gate_up_kernel(
             NESTED,
         )
         up = tl.dot(up_weight, x, up)
-    inner = _gelu_tanh(gate) * up
+    inner = gelu_tanh(gate) * up
     inner_rows = inner_ptr + positions.to(tl.int64) * INNER
     tl.store(
         inner_rows[None, :] + outputs[:, None],

@@ -34,18 +34,23 @@ else:
     """Whether kernels run in Triton's interpreter, on tensors of the CPU: TRITON_INTERPRET=1."""
 
 __all__ = [
+    "FP8_CAPABILITY",
     "HAS_TRITON",
     "IS_INTERPRETED",
     "check",
     "check_inputs",
     "has_large_tiles",
     "largest_divisor",
+    "multiplies_fp8",
     "tl",
     "triton",
 ]
 
 LARGE_TILE_ARCHITECTURES = (9, 10)
 """Compute capabilities with 227 KB of shared memory for a block; the others have 99 to 163 KB."""
+
+FP8_CAPABILITY = (8, 9)
+"""The first compute capability with matrix instructions for FP8."""
 
 
 def check(holds: bool, message: str) -> None:
@@ -67,6 +72,11 @@ def has_large_tiles(tensor: Tensor) -> bool:
     if tensor.device.type != "cuda":
         return False
     return torch.cuda.get_device_capability(tensor.device)[0] in LARGE_TILE_ARCHITECTURES
+
+
+def multiplies_fp8(device: torch.device | str) -> bool:
+    """Whether a CUDA device has matrix instructions for e4m3."""
+    return torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
 
 
 def largest_divisor(name: str, size: int, *candidates: int) -> int:

@@ -21,6 +21,28 @@ FOLDERS = ("kernels", "engine", "pipelines", "bench", "worker")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture
+def exact_fp8_casts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Casts from fp32 to e4m3 by torch: those of Triton's interpreter lose carries and subnormals.
+
+    Casts back and products of e4m3 numbers are exact there.
+    """
+    import numpy
+    import torch
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    theirs = interpreter._convert_float
+
+    def convert(values, input_dtype, output_dtype, rounding_mode):
+        if (input_dtype, output_dtype) != (tl.float32, tl.float8e4nv):
+            return theirs(values, input_dtype, output_dtype, rounding_mode)
+        floats = torch.from_numpy(numpy.ascontiguousarray(values).view(numpy.float32))
+        return floats.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print lines per folder and the longest files: a budget that everyone sees."""
     sizes = {

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from dgq.engine import kernel_choice
-from dgq.engine.engine import Engine
+from dgq.engine.checkpoint import load_model
+from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
 from dgq.engine.errors import EngineError
-from dgq.engine.kernel_choice import choose_dtype, choose_operations
+from dgq.engine.kernel_choice import check_format, choose_dtype, choose_operations
+from dgq.engine.quantization import Quantization
 from dgq.engine.torch_operations import TORCH
 from dgq.engine.triton_operations import TRITON
 
@@ -33,6 +35,18 @@ def test_triton_needs_a_gpu_and_16_bits_but_for_its_interpreter(monkeypatch):
     monkeypatch.setattr(kernel_choice, "HAS_TRITON", False)
     with pytest.raises(EngineError, match="need the package triton"):
         choose_operations("triton", "cuda", BF16)
+
+
+def test_fp8_needs_a_gpu_that_multiplies_it(monkeypatch):
+    capability = {"cuda:0": (8, 0), "cuda:1": (8, 9), "cuda:2": (12, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability.__getitem__)
+    fp8, nf4 = Quantization("fp8-experts"), Quantization("nf4")
+    with pytest.raises(EngineError, match=r"8\.9 or later, which cuda:0 is not; choose"):
+        load_model(DEFAULT_MODEL_PATH, BF16, "cuda:0", fp8, TRITON)
+    check_format(nf4, TRITON, "cuda:0")
+    check_format(fp8, TORCH, "cuda:0")
+    for device in ("cpu", "cuda:1", "cuda:2"):
+        check_format(fp8, TRITON, device)
 
 
 def test_auto_is_bfloat16_on_a_gpu():

@@ -26,7 +26,7 @@ from .published import PUBLISHED
 from .tally import Tally
 
 GB = 10**9
-BF16, EXPERTS, NF4 = map(Quantization, ("bf16", "nf4-experts", "nf4"))
+BF16, FP8, EXPERTS, NF4 = map(Quantization, ("bf16", "fp8-experts", "nf4-experts", "nf4"))
 DOUBLE = Quantization("nf4", double_quantization=True)
 
 
@@ -47,9 +47,10 @@ def test_the_published_models_weights(published):
     """51.65 GB on disk with 1.1 GB of vision; experts 45.68, attention 2.22, dense MLP 1.07."""
     gb = {
         quantization: MemoryCosts.of(published, quantization, torch.bfloat16, TORCH).weights / GB
-        for quantization in (BF16, EXPERTS, NF4, DOUBLE)
+        for quantization in (BF16, FP8, EXPERTS, NF4, DOUBLE)
     }
     assert gb[BF16] == pytest.approx(50.50, abs=0.01)
+    assert gb[FP8] == pytest.approx(50.50 - 45.68 / 2 + 0.06, abs=0.02)
     assert gb[EXPERTS] == pytest.approx(50.50 - 45.68 * (1 - 4.5 / 16), abs=0.02)
     assert gb[NF4] == pytest.approx(gb[EXPERTS] - 3.29 * (1 - 4.5 / 16), abs=0.02)
     assert gb[DOUBLE] == pytest.approx(gb[NF4] - 48.97 / 2 * 0.3730 / 8, abs=0.02)
@@ -164,7 +165,7 @@ def test_the_wanted_bounds_hold(published):
     assert "max_rows 512" in str(made) and "2 with 4096 tokens of context" in str(made)
 
 
-@pytest.mark.parametrize("quantization", [BF16, EXPERTS, NF4, DOUBLE], ids=str)
+@pytest.mark.parametrize("quantization", [BF16, FP8, EXPERTS, NF4, DOUBLE], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_are_counted_to_the_byte(quantization, dtype):
     model = load_model(DEFAULT_MODEL_PATH, dtype, quantization=quantization)
@@ -172,7 +173,7 @@ def test_weights_are_counted_to_the_byte(quantization, dtype):
     assert MemoryCosts.of(model.config, quantization, dtype, TORCH).weights == held
 
 
-@pytest.mark.parametrize("quantization", [BF16, DOUBLE], ids=str)
+@pytest.mark.parametrize("quantization", [BF16, FP8, DOUBLE], ids=str)
 def test_a_real_engine_stays_within_its_plan(quantization):
     """Pools and steps of 1,024 rows, measured; the text's keys that torch gathers are small here."""
     model = load_model(DEFAULT_MODEL_PATH, quantization=quantization)

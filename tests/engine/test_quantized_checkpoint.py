@@ -1,4 +1,4 @@
-"""From a 16-bit folder to one in four bits and into the engine; and every way that it must fail."""
+"""From a 16-bit folder to one in four or eight bits and into the engine; and every way that it must fail."""
 
 import json
 import os
@@ -27,9 +27,11 @@ from .conftest import save_checkpoint
 NF4 = Quantization("nf4")
 DOUBLE = Quantization("nf4", double_quantization=True)
 EXPERTS = Quantization("nf4-experts")
+FP8 = Quantization("fp8-experts")
+ALL = (EXPERTS, NF4, DOUBLE, FP8)
 WEIGHT = "model.decoder.layers.0.experts.down_proj"
 STATE = f"{WEIGHT}.quant_state.bitsandbytes__nf4"
-QUANTIZATIONS = pytest.mark.parametrize("quantization", [EXPERTS, NF4, DOUBLE], ids=str)
+QUANTIZATIONS = pytest.mark.parametrize("quantization", ALL, ids=str)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantized_checkpoint, "MAX_SHARD_BYTES", 500_000)
         folders = {}
-        for quantization in (EXPERTS, NF4, DOUBLE):
+        for quantization in ALL:
             folder = folders[quantization] = parent / str(len(folders))
             quantize_checkpoint(DEFAULT_MODEL_PATH, folder, quantization)
     return folders
@@ -65,18 +67,18 @@ def test_stored_weights_are_those_quantized_while_loading(made, quantization):
 def test_what_is_quantized_and_what_is_not(made, quantization):
     original = load_model(DEFAULT_MODEL_PATH).state_dict()
     kept = load_model(made[quantization]).state_dict()
-    packed = {name.removesuffix(".packed") for name in kept if name.endswith(".packed")}
+    packed = {name.rpartition(".")[0] for name in kept if name.endswith((".packed", ".values"))}
     linears = [name for name in original if "self_attn." in name or ".mlp." in name]
     linears = [name for name in linears if name.endswith("_proj.weight")]
     experts = [name for name in original if ".experts." in name]
     assert len(experts) == 8
     assert len(linears) == 2 * (3 + 4) + 4 * 3  # a full layer has no v_proj
-    assert packed == set(experts if quantization == EXPERTS else experts + linears)
+    assert packed == set(experts if quantization in (EXPERTS, FP8) else experts + linears)
     for name in original.keys() - packed:
         assert torch.equal(kept[name], original[name]), name
 
 
-@QUANTIZATIONS
+@pytest.mark.parametrize("quantization", [EXPERTS, NF4, DOUBLE], ids=str)
 def test_bitsandbytes_reads_every_weight(made, quantization):
     tensors = all_tensors(made[quantization])
     original = all_tensors(DEFAULT_MODEL_PATH)
@@ -120,6 +122,20 @@ def test_a_linear_layer_is_stored_as_bitsandbytes_stores_it(made):
     assert facts[0] == facts[1]
 
 
+def test_fp8_is_stored_as_compressed_tensors_has_it(made):
+    """A tensor of the weight's name and shape, and a scale for each of its rows."""
+    tensors, original = all_tensors(made[FP8]), all_tensors(DEFAULT_MODEL_PATH)
+    scales = {name for name in tensors if name.endswith("_scale")} - original.keys()
+    assert len(scales) == 8 and f"{WEIGHT}_scale" in scales
+    for scale_name in scales:
+        name = scale_name.removesuffix("_scale")
+        weight, scale = tensors[name], tensors[scale_name]
+        assert weight.dtype == torch.float8_e4m3fn and weight.shape == original[name].shape
+        assert scale.dtype == torch.float32 and scale.shape == (*weight.shape[:-1], 1)
+        error = (weight.float() * scale - original[name].float()).norm()
+        assert 0.01 < error / original[name].float().norm() < 0.03
+
+
 def test_the_folder_is_whole(made):
     folder = made[NF4]
     assert len(weight_files(folder)) > 2
@@ -131,15 +147,16 @@ def test_the_folder_is_whole(made):
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
     assert not any("vision" in name for name in tensors)
     assert read_quantization(folder) == NF4
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["0", "1", "2"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["0", "1", "2", "3"]
 
 
-def test_the_engine_loads_it_and_answers_as_when_it_quantizes_itself(made):
+@pytest.mark.parametrize("quantization", [NF4, FP8], ids=str)
+def test_the_engine_loads_it_and_answers_as_when_it_quantizes_itself(made, quantization):
     from dgq.engine.request import Request
 
     request = Request((2, 40, 41, 42), max_new_tokens=16, seed=3)
     texts = []
-    for arguments in ({"model_path": made[NF4]}, {"preset": "nf4"}):
+    for arguments in ({"model_path": made[quantization]}, {"preset": quantization.preset}):
         with Engine.load(**arguments) as engine:
             texts.append(engine.submit(request).result().token_ids)
     assert texts[0] == texts[1]
@@ -152,7 +169,7 @@ def test_a_preset_for_a_folder_that_has_another(made):
 
 
 def test_an_unknown_preset():
-    with pytest.raises(EngineError, match="preset must be one of bf16, nf4-experts, nf4, not 'q4'"):
+    with pytest.raises(EngineError, match="one of bf16, fp8-experts, nf4-experts, nf4, not 'q4'"):
         Engine.load(preset="q4")
 
 
@@ -189,8 +206,14 @@ def test_no_room(tmp_path, monkeypatch):
 
 def test_rows_that_no_block_divides(tmp_path):
     source = save_checkpoint(tmp_path / "odd")  # hidden size 32
-    with pytest.raises(CheckpointError, match=r"gate_up_proj has rows of 32 elements, no multiple"):
-        quantize_checkpoint(source, tmp_path / "new", EXPERTS)
+    for quantization in (EXPERTS, FP8):
+        with pytest.raises(CheckpointError, match=r"gate_up_proj has rows of 32 elements, no mult"):
+            quantize_checkpoint(source, tmp_path / "new", quantization)
+
+
+def test_only_nf4_has_scales_to_quantize():
+    with pytest.raises(EngineError, match="double quantization is for NF4; fp8-experts has one"):
+        Quantization("fp8-experts", double_quantization=True)
 
 
 def test_a_broken_source_leaves_nothing_behind(tmp_path):
@@ -246,10 +269,10 @@ def test_killed_half_way_there_is_no_target(tmp_path):
 
 @pytest.fixture
 def broken(made, tmp_path):
-    """A copy of a quantized folder, and a function that changes a tensor of it."""
-    folder = shutil.copytree(made[DOUBLE], tmp_path / "broken")
+    """A function that changes a tensor in a copy of a quantized folder."""
 
-    def change(name, tensor):
+    def change(name, tensor, quantization=DOUBLE):
+        folder = shutil.copytree(made[quantization], tmp_path / "broken")
         shard = json.loads((folder / INDEX_NAME).read_text())["weight_map"][name]
         tensors = load_file(folder / shard)
         if tensor is None:
@@ -303,11 +326,36 @@ def test_broken_weights_are_named(broken, name, tensor, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (WEIGHT, None, r"broken lacks decoder.layers.0.experts.down_proj; download"),
+        (f"{WEIGHT}_scale", None, r"lacks decoder.layers.0.experts.down_proj_scale; download"),
+        (
+            WEIGHT,
+            torch.zeros(4, 192, 192, dtype=torch.bfloat16),
+            r"down_proj is bfloat16 \[4, 192, 192\], but config.json asks for float8_e4m3fn",
+        ),
+        (
+            f"{WEIGHT}_scale",
+            torch.zeros(4, 192),
+            r"down_proj_scale is float32 \[4, 192\], but .* float32 \[4, 192, 1\]",
+        ),
+    ],
+)
+def test_broken_fp8_weights_are_named(broken, name, tensor, message):
+    folder = broken(name, tensor, FP8)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
     ("section", "message"),
     [
         ({"quant_method": "fp8"}, r"config.json: .*quant_method is 'fp8'; dgq reads what dgq"),
         ("nf4", r"quant_method is 'nf4'"),
         ({"quant_method": "dgq", "preset": "nf3"}, r"which this dgq does not know"),
+        ({"quant_method": "dgq", "preset": ["nf4"]}, r"which this dgq does not know"),
+        (FP8.to_config() | {"weight_scale": "tensor"}, r"which this dgq does not know"),
         (
             Quantization("nf4-experts").to_config(),  # not what the files hold
             r"does not have; check that config.json and the weights belong together",

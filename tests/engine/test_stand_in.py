@@ -13,10 +13,12 @@ from dgq.engine.errors import EngineError
 from dgq.engine.memory_plan import MemoryCosts
 from dgq.engine.nf4_weight import Nf4Weight
 from dgq.engine.quantization import PRESETS, Quantization
+from dgq.engine.quantized_weight import QuantizedWeight
 from dgq.engine.request import Request, SamplingConfig
 from dgq.engine.shapes import SHAPES
 from dgq.engine.stand_in import stand_in_engine, stand_in_folder, stand_in_model
 from dgq.engine.torch_operations import TORCH
+from dgq.kernels import fp8
 from dgq.kernels.nf4 import dequantize
 
 FORMATS = [Quantization(preset) for preset in PRESETS] + [
@@ -41,8 +43,9 @@ def test_weights_have_the_presets_form(quantization, dtype):
     assert held == MemoryCosts.of(config, quantization, dtype, TORCH).weights
     assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
     for module in model.modules():
-        if isinstance(module, Nf4Weight):
-            weight = dequantize(module.tensor, torch.float32)
+        if isinstance(module, QuantizedWeight):
+            decode = dequantize if isinstance(module, Nf4Weight) else fp8.dequantize
+            weight = decode(module.tensor, torch.float32)
             assert weight.std() == pytest.approx(module.shape[-1] ** -0.5, rel=0.2)
 
 

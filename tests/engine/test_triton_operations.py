@@ -14,8 +14,8 @@ from dgq.engine.config import ModelConfig
 from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.model import DiffusionGemma
-from dgq.engine.nf4_weight import Nf4Weight, hold_in_nf4
 from dgq.engine.quantization import Quantization
+from dgq.engine.quantized_weight import hold_quantized, quantized_weights
 from dgq.engine.request import Request
 from dgq.engine.torch_operations import TORCH
 from dgq.engine.triton_operations import HEAD_ROWS, TRITON
@@ -27,6 +27,7 @@ from .same_draws import SameDraws
 from .tally import Tally
 
 BF16, NF4 = Quantization("bf16"), Quantization("nf4", double_quantization=True)
+FP8 = Quantization("fp8-experts")
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,19 @@ def test_hidden_states_are_close(micro, quantization):
         found.append((hidden, denoised, *past[0], *past[1]))
     for by_torch, by_triton in zip(*found, strict=True):
         torch.testing.assert_close(by_triton, by_torch, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.usefixtures("exact_fp8_casts")
+def test_hidden_states_are_close_in_fp8(micro):
+    """Sums in another order move some rows' elements to the next number, a sixteenth away."""
+    token_ids = torch.randint(3, 200, (1, 9), generator=torch.Generator().manual_seed(0))
+    by_torch, by_triton = (
+        load_model(micro, quantization=FP8, operations=operations).encode(
+            token_ids, torch.arange(9)[None], torch.ones(1, 9, dtype=torch.bool)
+        )[0]
+        for operations in (TORCH, TRITON)
+    )
+    assert (by_triton - by_torch).norm() < 0.01 * by_torch.norm()
 
 
 def rows(model, count):
@@ -173,18 +187,21 @@ def test_nothing_waits_for_the_device(micro, launched):
     assert step_without_memory(model, 20, num_rows).soft_embeddings.shape == (num_rows, 64)
     assert {"_rms_norm_kernel", "_rotate_kernel", "_route_kernel", "_down_kernel"} <= launched
     assert {"_dequantize_kernel", "_tiles_kernel", "_dense_kernel", "_place_kernel"} <= launched
+    model = load_model(micro, quantization=FP8, operations=TRITON).to("meta")
+    step_without_memory(model, 20, num_rows)
+    assert {"_quantize_rows_kernel", "_fp8_gate_up_kernel", "_fp8_down_kernel"} <= launched
     with pytest.raises(RuntimeError, match="Meta"):  # so the test can tell
         step_without_memory(load_model(micro).to("meta"), 20, num_rows)
 
 
-@pytest.mark.parametrize("quantization", [BF16, NF4], ids=["bf16", "nf4"])
+@pytest.mark.parametrize("quantization", [BF16, NF4, FP8], ids=["bf16", "nf4", "fp8"])
 @pytest.mark.parametrize("num_rows", [256, 2048])
 def test_a_step_stays_within_its_workspace_at_the_published_shape(launched, quantization, num_rows):
     """Counted by torch's storages. The attention is none; its kernel counts for itself."""
     with torch.device("meta"):
         model = DiffusionGemma(ModelConfig.from_dict(PUBLISHED), TRITON).to(torch.bfloat16)
-        hold_in_nf4(model, quantization, TRITON)
-    shapes = [module.shape for module in model.modules() if isinstance(module, Nf4Weight)]
+        hold_quantized(model, quantization, TRITON)
+    shapes = [weight.shape for weight in quantized_weights(model).values()]
     workspace = TRITON.workspace(model.config, shapes, torch.bfloat16)
     with Tally() as tally:
         step_without_memory(model, 32, num_rows)

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CASES = (  # one of each kernel, at the shapes that take the most
     "experts nf4 256 rows",
+    "experts fp8 2048 rows",
     "linear 64 rows",
     "linear 256 rows",
     "head 512 rows",
@@ -29,6 +30,8 @@ SHARED_BYTES = {89: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
 MATRIX_KERNELS = {
     "gate_up_kernel",
     "down_kernel",
+    "fp8_gate_up_kernel",
+    "fp8_down_kernel",
     "nf4_linear_kernel",
     "tiles_kernel",
     "dense_kernel",
@@ -43,6 +46,7 @@ OTHER_KERNELS = {
     "gather_kernel",
     "list_rows_kernel",
     "place_kernel",
+    "quantize_rows_kernel",
     "rms_norm_kernel",
     "rotate_kernel",
     "route_kernel",
@@ -74,6 +78,7 @@ def test_every_kernel_fits_the_target(target):
         assert row["shared_bytes"] <= SHARED_BYTES[target], row
         assert row["blocks"] >= 1, row
         assert (row[instruction] > 0) == (row["kernel"] in MATRIX_KERNELS), row
+        assert row["e4m3"] == (row[instruction] if row["kernel"].startswith("fp8") else 0), row
     low, tall = (
         next(row["row_layouts"] for row in rows if row["case"] == f"sliding attention {size} rows")
         for size in (256, 2048)

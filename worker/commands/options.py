@@ -72,7 +72,7 @@ quantize_option: Decorator = click.option(
     type=click.Choice(PRESETS),
     default="bf16",
     help="Hold the experts (nf4-experts), or attention and the dense MLP too (nf4), in four bits; "
-    "bf16: all as the checkpoint has it.  [default: bf16]",
+    "or the experts in eight (fp8-experts); bf16: all as the checkpoint has it.  [default: bf16]",
 )
 vram_option: Decorator = click.option(
     "--vram",

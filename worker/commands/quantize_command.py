@@ -1,4 +1,4 @@
-"""``dgq quantize``: a checkpoint in four bits, once, so that it need not be done at every start."""
+"""``dgq quantize``: a checkpoint in fewer bits, once, so that it need not be done at every start."""
 
 import time
 from pathlib import Path
@@ -21,19 +21,20 @@ _PROGRESS_INTERVAL_S = 5.0
     "--preset",
     type=click.Choice([preset for preset in PRESETS if preset != "bf16"]),
     default="nf4",
-    help="nf4-experts: the experts alone; nf4: attention and the dense MLP too.  [default: nf4]",
+    help="nf4-experts: the experts in four bits; nf4: attention and the dense MLP too; fp8-experts: "
+    "the experts in eight bits, for GPUs that multiply these (sm_89 and later).  [default: nf4]",
 )
 @click.option(
     "--double-quantization",
     is_flag=True,
-    help="Quantize the scales of the blocks too: 4.13 bits a weight, not 4.5.",
+    help="NF4: quantize the scales of the blocks too, for 4.13 bits a weight, not 4.5.",
 )
 @quiet_option
 @guarded
 def quantize(
     source: Path, target: Path, preset: str, double_quantization: bool, quiet: bool
 ) -> int:
-    """Write the checkpoint SRC to the new folder DST with its weights in four bits (NF4).
+    """Write the checkpoint SRC to the new folder DST with its weights in four or eight bits.
 
     One tensor at a time is read, quantized and written, so a few gigabytes of memory do for any size.
     Router, embeddings, norms and self-conditioning stay as they are; the vision part is left out. DST

@@ -41,6 +41,18 @@ def test_quantize_and_run(tmp_path):
     assert "is quantized already, as nf4; load it as it is" in other.stderr
 
 
+def test_quantize_to_fp8_and_run(tmp_path):
+    target = tmp_path / "tiny-fp8"
+    done = dgq("quantize", SHIPPED_MODEL_PATH, target, "--preset", "fp8-experts")
+    assert done.returncode == exit_codes.OK, done.stderr
+    assert "MB of weights, fp8-experts" in done.stderr
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(FILL)
+    ran = dgq("run", jobs, "--model", target, "-q")
+    assert ran.returncode == exit_codes.OK, ran.stderr
+    assert '"output":"Hi Ada"' in ran.stdout.replace('": ', '":')
+
+
 def test_vram_says_what_it_chose_or_why_not(tmp_path):
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(FILL)
@@ -64,7 +76,12 @@ def test_vram_says_what_it_chose_or_why_not(tmp_path):
         (
             [SHIPPED_MODEL_PATH, "new", "--preset", "int3"],
             exit_codes.USAGE,
-            "'int3' is not one of 'nf4-experts', 'nf4'",
+            "'int3' is not one of 'fp8-experts', 'nf4-experts', 'nf4'",
+        ),
+        (
+            [SHIPPED_MODEL_PATH, "new", "--preset", "fp8-experts", "--double-quantization"],
+            exit_codes.CANNOT_RUN,
+            "double quantization is for NF4; fp8-experts has one scale per row",
         ),
         ([SHIPPED_MODEL_PATH], exit_codes.USAGE, "Missing argument 'DST'"),
     ],
