@@ -6,7 +6,7 @@ from dgq.worker import exit_codes
 from dgq.worker.cli import COMMANDS, cli
 from tests.worker.servers import free_port
 
-NO_SERVER = {"run", "verify", "config", "completion", "quantize"}
+NO_SERVER = {"run", "bench", "verify", "config", "completion", "quantize"}
 
 
 def commands(names, group, path=()):
