@@ -108,7 +108,7 @@ class KernelCase:
 
         Triton's interpreter loses carries where it rounds to FP8, so there nothing would be checked.
         """
-        if not HAS_TRITON or self.is_fp8 and not settings.on_gpu:
+        if not HAS_TRITON or (self.is_fp8 and not settings.on_gpu):
             return False
         if self.is_fp8:
             return multiplies_fp8(settings.device)
