@@ -128,10 +128,14 @@ def bench(
       0    everything that was tried worked
       1    a kernel is wrong, or something failed; the rest is there all the same
     """
-    asked = {"--device": device, "--answer-tokens": answer_tokens}
-    asked["--only"] = None if sections == _SECTIONS else sections
-    if roofline and (unused := [name for name, value in asked.items() if value is not None]):
-        raise click.UsageError(f"--roofline measures nothing, so it takes no {unused[0]}")
+    unused = {
+        "--only": sections != _SECTIONS,
+        "--device": device is not None,
+        "--answer-tokens": answer_tokens is not None,
+    }
+    for name, is_given in unused.items():
+        if roofline and is_given:
+            raise click.UsageError(f"--roofline measures nothing, so it takes no {name}")
 
     from dgq.bench.run import BenchOptions, run_bench
 
