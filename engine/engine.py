@@ -221,7 +221,9 @@ class Engine:
     def _run(self) -> None:
         try:
             if self._device.type == "cuda":
-                torch.cuda.set_device(self._device)  # Triton launches on the thread's own, else the first
+                torch.cuda.set_device(
+                    self._device
+                )  # Triton launches on the thread's own, else the first
             while self._take_inbox():
                 for number, outcome in self._loop.step():
                     future = self._futures.pop(number)
