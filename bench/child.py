@@ -43,6 +43,7 @@ def measure_group(
     longest_s = 0.0
     with contextlib.ExitStack() as stack:
         try:
+            _choose_device(settings)
             measure = stack.enter_context(section.open(settings, group.name))
         except Exception as error:  # noqa: BLE001 - it is what the rows say
             for point in group.points:
@@ -78,6 +79,15 @@ def _without_figures(error: Exception) -> Row:
         return {"skipped": "out of device memory"}
     words = " ".join(str(error).split()) or "no message"
     return {"error": f"{type(error).__name__}: {words}"[:600]}
+
+
+def _choose_device(settings: Settings) -> None:
+    """Events, captures and Triton's launches take the thread's current device, whatever tensors say."""
+    import torch
+
+    device = torch.device(settings.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _empty_cache() -> None:

@@ -22,7 +22,7 @@ from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import EngineError
 from dgq.engine.generation_config import read_json
-from dgq.engine.kernel_choice import choose_dtype, choose_operations
+from dgq.engine.kernel_choice import check_format, choose_dtype, choose_operations
 from dgq.engine.memory_plan import plan_memory
 from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.quantization import UNQUANTIZED, Quantization
@@ -100,7 +100,8 @@ def _endless_folder(folder: Path) -> Iterator[Path]:
 def fit(settings: Settings, preset: str, wanted: EngineConfig) -> tuple[EngineConfig, str | None]:
     """What the engine's planner makes of the device's memory, and why that is less than is wanted.
 
-    On a CPU, what is wanted.
+    The reason may also be that the device has no products of the preset's format. On a CPU, what is
+    wanted.
     """
     if not settings.on_gpu:
         return wanted, None
@@ -108,6 +109,7 @@ def fit(settings: Settings, preset: str, wanted: EngineConfig) -> tuple[EngineCo
     dtype = choose_dtype(settings.dtype, settings.device)
     operations = choose_operations("auto", settings.device, dtype)
     try:
+        check_format(quantization_of(preset), operations, settings.device)
         plan = plan_memory(
             config_of(settings), quantization_of(preset), dtype, budget, wanted, operations
         )

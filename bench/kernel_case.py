@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgq.kernels.fp8 import Fp8Tensor
+from dgq.kernels.launch import HAS_TRITON, IS_INTERPRETED, multiplies_fp8
 from dgq.kernels.nf4 import Nf4Tensor, quantize
 
+from .section import Settings
 from .work import Work
 
 Outputs = tuple[Tensor, ...]
@@ -93,21 +96,36 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class KernelCase:
-    """One kernel at one size. kernel: its file in kernels/."""
+    """One kernel at one size. kernel: its file in kernels/; is_fp8: whether it multiplies FP8 numbers."""
 
     kernel: str
     name: str
     prepare: Callable[[Inputs], Prepared]
+    is_fp8: bool = False
+
+    def runs(self, settings: Settings) -> bool:
+        """Whether the kernel itself can run here; its reference can anywhere.
+
+        Triton's interpreter loses carries where it rounds to FP8, so there nothing would be checked.
+        """
+        if not HAS_TRITON or (self.is_fp8 and not settings.on_gpu):
+            return False
+        if self.is_fp8:
+            return multiplies_fp8(settings.device)
+        return settings.on_gpu or IS_INTERPRETED
 
 
-def bytes_of(*tensors: Tensor | Nf4Tensor) -> int:
+def bytes_of(*tensors: Tensor | Nf4Tensor | Fp8Tensor) -> int:
     """What they take in memory."""
-    return sum(
-        tensor.packed.nbytes + tensor.absmax.nbytes
-        if isinstance(tensor, Nf4Tensor)
-        else tensor.nbytes
-        for tensor in tensors
-    )
+    return sum(map(_bytes_of, tensors))
+
+
+def _bytes_of(tensor: Tensor | Nf4Tensor | Fp8Tensor) -> int:
+    if isinstance(tensor, Nf4Tensor):
+        return tensor.packed.nbytes + tensor.absmax.nbytes
+    if isinstance(tensor, Fp8Tensor):
+        return tensor.values.nbytes + tensor.scales.nbytes
+    return tensor.nbytes
 
 
 def judge(ours: Outputs, wanted: Outputs, dtype: torch.dtype) -> tuple[float, str | None]:

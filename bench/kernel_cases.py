@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from dgq.engine.config import ModelConfig
 from dgq.engine.shapes import PUBLISHED, SHAPES
+from dgq.kernels import fp8
+from dgq.kernels.fp8 import Fp8Tensor
+from dgq.kernels.fp8_experts import fp8_experts, fp8_experts_reference
 from dgq.kernels.grouped_experts import grouped_experts, grouped_experts_reference
 from dgq.kernels.nf4 import Nf4Tensor, codebook
 from dgq.kernels.nf4_linear import CROSSOVER_ROWS, nf4_linear, nf4_linear_reference
@@ -75,6 +78,12 @@ def _cases(
     ]
     doubled = _experts(config, experts[-1], "nf4, double")
     cases.append(KernelCase("grouped_experts", f"experts nf4, double, {experts[-1]} rows", doubled))
+    cases += [
+        KernelCase(
+            "fp8_experts", f"experts fp8, {count} rows", _fp8_experts(config, count), is_fp8=True
+        )
+        for count in experts
+    ]
     for count in linears:
         kind = "decoded in the loop" if count <= CROSSOVER_ROWS else "decoded before"
         name = f"linear nf4, {count} rows, {kind}"
@@ -141,6 +150,62 @@ def _experts(config: ModelConfig, rows: int, kind: str) -> Callable[[Inputs], Pr
         )
 
     return prepare
+
+
+def _fp8_experts(config: ModelConfig, rows: int) -> Callable[[Inputs], Prepared]:
+    hidden, inner = config.hidden_size, config.moe_intermediate_size
+    num_experts, top_k = config.num_experts, config.top_k_experts
+
+    def prepare(inputs: Inputs) -> Prepared:
+        x = inputs.normal(rows, hidden)
+        gate_up, down = (
+            fp8.quantize(inputs.normal(*shape, spread=shape[-1] ** -0.5))
+            for shape in ((num_experts, 2 * inner, hidden), (num_experts, hidden, inner))
+        )
+        scores = inputs.normal(rows, num_experts)
+        weights, experts = route_reference(scores, torch.ones_like(scores[0]), top_k)
+        arguments = (x, gate_up, down, weights.contiguous(), experts.contiguous())
+        chosen = len(set(experts.flatten().tolist())) / num_experts
+        size, slots = inputs.bytes_per_number, rows * top_k
+        # x, read, and written and read again in a byte an element; inner in a byte; outputs.
+        activations = 2 * rows * hidden * (size + 1) + 2 * slots * (inner + size * hidden)
+        operations = 6.0 * slots * inner * hidden
+        return Prepared(
+            lambda: (fp8_experts(*arguments),),
+            lambda: (fp8_experts_reference(*arguments),),
+            lambda: (_every_fp8_expert(*arguments),),
+            Work(
+                operations,
+                bytes_of(gate_up, down) * chosen + activations,
+                fp8_operations=operations,
+            ),
+        )
+
+    return prepare
+
+
+def _every_fp8_expert(
+    x: Tensor, gate_up: Fp8Tensor, down: Fp8Tensor, weights: Tensor, experts: Tensor
+) -> Tensor:
+    """As _every_expert, with rows, and blocks of 64 of what is between, as FP8 has them; in fp32."""
+    result = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    rows = _as_fp8(x.float(), x.shape[1])
+    for expert in range(gate_up.shape[0]):
+        wide, back = (
+            weight.values[expert].float() * weight.scales[expert] for weight in (gate_up, down)
+        )
+        gate, up = (rows @ wide.T).chunk(2, dim=-1)
+        inner = 0.5 * gate * (1 + torch.tanh(0.7978845608 * (gate + 0.044715 * gate**3))) * up
+        share = (weights * (experts == expert)).sum(dim=-1, keepdim=True)
+        result += (_as_fp8(inner, 64) @ back.T) * share
+    return result.to(x.dtype)
+
+
+def _as_fp8(x: Tensor, block_size: int) -> Tensor:
+    """Each block over its largest magnitude, times 448, rounded, and back."""
+    blocks = x.reshape(len(x), -1, block_size)
+    scales = blocks.abs().amax(dim=-1, keepdim=True) / 448
+    return ((blocks / scales).to(torch.float8_e4m3fn).float() * scales).reshape(x.shape)
 
 
 def _every_expert(

@@ -21,6 +21,7 @@ from .devices import find_device
 from .engines import config_of
 from .kernel_case import Inputs, KernelCase
 from .kernel_cases import cpu_cases, real_cases
+from .roofline import BOUND
 from .section import Group, Measure, Row, Settings
 from .tables import as_table, quantity
 from .timing import seconds_of
@@ -114,6 +115,8 @@ def _speed(case: KernelCase, settings: Settings) -> Row:
             "reference_s": seconds_of(prepared.reference, settings.device),
             "plain_s": seconds_of(prepared.plain, settings.device),
         }
+    if not case.runs(settings):
+        return row | {"skipped": "the kernel needs a GPU that multiplies FP8 numbers"}
     seconds = seconds_of(prepared.kernel, settings.device)
     work = prepared.work
     row |= {
@@ -129,11 +132,7 @@ def _bound_s(work: Work, settings: Settings) -> float | None:
     device = find_device(torch.cuda.get_device_name(settings.device))
     if device is None:
         return None
-    return max(
-        work.num_bytes / device.bytes_per_s,
-        work.operations / device.bf16_per_s,
-        work.instructions / device.instructions_per_s,
-    )
+    return BOUND.seconds(device, "experts", work)  # of a bound, the shares of all components are 1
 
 
 def _crossover(settings: Settings) -> Measure:

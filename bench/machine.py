@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ def describe(device: str | None) -> dict[str, Any]:
     kernels: how Triton's would run: "compiled", "interpreted", or None where they cannot.
     """
     found = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", found):
+        return {"error": f"{found!r} is no device; write cpu, cuda or cuda:N"}
     facts: dict[str, Any] = {
         "device": found,
         "python": platform.python_version(),
@@ -41,6 +44,11 @@ def describe(device: str | None) -> dict[str, Any]:
         free, total = torch.cuda.mem_get_info(found)
     except Exception as error:  # noqa: BLE001 - no driver, no such device, no CUDA in this torch
         return facts | {"error": f"there is no device {found}: {' '.join(str(error).split())}"}
+    if IS_INTERPRETED:
+        return facts | {
+            "error": "TRITON_INTERPRET is set, so the kernels would not be compiled for the GPU; unset "
+            "it, or take --device cpu"
+        }
     return facts | {
         "gpu": properties.name,
         "gpu_memory_bytes": total,

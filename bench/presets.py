@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dgq.engine.engine import DEFAULT_MODEL_PATH, Engine
-from dgq.engine.quantization import PRESETS
+from dgq.engine.errors import EngineError
+from dgq.engine.kernel_choice import check_format, choose_dtype, choose_operations
+from dgq.engine.quantization import PRESETS, Quantization
 from dgq.engine.request import Request
 
 from .memory_use import forget_peak, peak, peak_in_words
@@ -34,7 +36,15 @@ class PresetsSection:
 
     @contextmanager
     def open(self, settings: Settings, group: str) -> Iterator[Measure]:
-        """An engine as ``dgq run`` has it."""
+        """An engine as ``dgq run`` has it, where the device has products of the format."""
+        dtype = choose_dtype(settings.dtype, settings.device)
+        operations = choose_operations("auto", settings.device, dtype)
+        try:
+            check_format(Quantization(group), operations, settings.device)
+        except EngineError as error:
+            reason = str(error)
+            yield lambda point: {"preset": group, "skipped": reason}
+            return
         with Engine.load(
             DEFAULT_MODEL_PATH, dtype=settings.dtype, device=settings.device, preset=group
         ) as engine:

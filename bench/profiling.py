@@ -15,7 +15,7 @@ _SKIPPED_STEPS = 3
 """Of a run, before the profiler starts: they read prompts and warm up."""
 
 _KERNELS = {
-    "experts": r"^_(gate_up|down|add_choices|count|place)_kernel|grouped_mm",
+    "experts": r"^_(fp8_)?(gate_up|down)_kernel|^_(add_choices|count|place|quantize_rows)_kernel|grouped_mm",
     "attention": r"attention|flash|fmha|sdpa",
     "head": r"^_(tiles|combine)_kernel",
     "soft embeddings": r"^_(survivors|gather|list_rows|dense|add_parts)_kernel|embedding_bag",

@@ -228,7 +228,7 @@ class Roofline:
     def _work(self) -> str:
         rows = []
         for preset in self.presets:
-            for canvases in (self.canvases[0], self.canvases[-1]):
+            for canvases in dict.fromkeys((self.canvases[0], self.canvases[-1])):
                 work = self._step_work(preset, canvases)
                 for what, cells in (
                     ("TFLOP", [part.operations / 1e12 for part in work.values()]),
@@ -243,7 +243,7 @@ class Roofline:
 
     def _predictions(self, device: Device) -> list[str]:
         """Speeds, and the bound by component; a preset that the device cannot hold is left out."""
-        speeds, components = [], []
+        steps, speeds, components = [], [], []
         for preset in self.presets:
             if plan_for(device, self.config, Quantization(preset)) is None:
                 continue
@@ -254,20 +254,17 @@ class Roofline:
                     for share in (1.0, 0.0)
                 ]
                 first = [preset, str(canvases)]
-                speeds.append(
-                    [*first, "yes" if self._fits(device, preset, canvases) else "no"]
-                    + [quantity(1e3 * p.step_s) for p in predictions]
-                    + [quantity(p.tokens_per_s) for p in predictions]
-                )
+                fits = "yes" if self._fits(device, preset, canvases) else "no"
+                steps.append([*first, fits, *(quantity(1e3 * p.step_s) for p in predictions)])
+                speeds.append([*first, fits, *(quantity(p.tokens_per_s) for p in predictions)])
                 dense = predictions[0]
                 times = [*dense.seconds.values(), dense.step_s, dense.commit_s]
                 components.append(first + [quantity(1e3 * seconds) for seconds in times])
         kinds = ["bound, dense", "bound, sparse", "likely, dense", "likely, sparse"]
-        heads = ["preset", "canvases", "fits", *(f"ms {kind}" for kind in kinds)]
-        heads += [f"tokens/s {kind}" for kind in kinds]
+        heads = ["preset", "canvases", "fits", *kinds]
         return [
-            f"{device.name}: predicted, a denoising step and the protocol\n\n"
-            + as_table(heads, speeds),
+            f"{device.name}: predicted tokens/s of the protocol\n\n" + as_table(heads, speeds),
+            f"{device.name}: predicted ms of a denoising step\n\n" + as_table(heads, steps),
             f"{device.name}: predicted ms by component (bound, dense)\n\n"
             + as_table(["preset", "canvases", *COLUMNS.values(), "step", "commit"], components),
         ]
@@ -277,7 +274,7 @@ class Roofline:
         for device in DEVICES:
             for preset in self.presets:
                 plan = plan_for(device, self.config, Quantization(preset))
-                cells = ["does not fit", "", "", "", ""]
+                cells = ["-"] * 5
                 if plan is not None:
                     cells = [
                         f"{plan.costs.weights / GB:.2f}",
@@ -291,7 +288,7 @@ class Roofline:
         heads += [f"canvases behind {LONG_CONTEXT_TOKENS:,}", f"behind {SHORT_CONTEXT_TOKENS:,}"]
         return (
             f"What fits, with {DRIVER_BYTES / GB:.0f} GB left to driver and context, counted by the "
-            "engine's planner (at most 32 canvases)\n\n" + as_table(heads, rows)
+            "engine's planner (at most 32 canvases); -: does not fit\n\n" + as_table(heads, rows)
         )
 
 

@@ -14,8 +14,9 @@ from dgq.engine.checkpoint import read_quantization
 from dgq.engine.config import ModelConfig
 from dgq.engine.engine import DEFAULT_MODEL_PATH
 from dgq.engine.errors import EngineError
-from dgq.engine.quantization import PRESETS
+from dgq.engine.quantization import PRESETS, Quantization
 from dgq.engine.shapes import SHAPES
+from dgq.kernels.launch import FP8_CAPABILITY
 
 from .bars import bars
 from .children import measure
@@ -179,10 +180,21 @@ def settings_for(options: BenchOptions, machine: dict[str, Any]) -> Settings:
         device=machine["device"],
         shape=shape,
         dtype="bfloat16" if on_gpu else "float32",
-        presets=presets_of(shape, options.presets),
+        presets=presets_of(shape, options.presets or _default_presets(machine)),
         canvases=options.canvases or (GPU_CANVASES if on_gpu else CPU_CANVASES),
         prompt_tokens=options.prompt_tokens or (1024 if on_gpu else 128),
         answer_tokens=options.answer_tokens or (1024 if on_gpu else width),
+    )
+
+
+def _default_presets(machine: dict[str, Any]) -> tuple[str, ...]:
+    """All but FP8 where the device does not multiply it: a CPU, or a GPU before that."""
+    capability = tuple(map(int, machine.get("gpu_capability", "0.0").split(".")))
+    presets = reversed(PRESETS)
+    return tuple(
+        preset
+        for preset in presets
+        if Quantization(preset).format != "fp8" or capability >= FP8_CAPABILITY
     )
 
 

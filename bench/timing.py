@@ -54,10 +54,12 @@ def _captured(compute: Callable[[], object], device: torch.device) -> Callable[[
     """The launches as a graph; what waits for the device cannot be captured, and runs as it is."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize(device)
+    stream = torch.cuda.current_stream(device)
     try:
         with torch.cuda.graph(graph):
             compute()
     except RuntimeError:
+        torch.cuda.set_stream(stream)  # torch leaves the thread on the capture's
         torch.cuda.synchronize(device)
         return compute
     return graph.replay

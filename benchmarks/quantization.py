@@ -6,7 +6,8 @@ row's next-token distribution at temperature 1, and the share of a row's experts
 
 Loading: a checkpoint of one layer at the published model's shapes, with random weights, is
 written, quantized and loaded, each in a process of its own; a process's peak of host memory
-is given less what it held before it began. On a CPU the loaded weights count to it.
+is given less what it held before it began. On a CPU the loaded weights count to it. With ``--device
+cuda`` they are loaded, and quantized on the way, there, and the peak of tensors on the device is given too.
 """
 
 import argparse
@@ -79,11 +80,15 @@ class FirstStep:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """Of one process. cpu_seconds: of all its threads. peak_mb: beyond what it held before."""
+    """Of one process. cpu_seconds: of all its threads. peak_mb: beyond what it held before.
+
+    device_peak_mb: of tensors on the GPU, those of the loaded model included; None without one.
+    """
 
     seconds: float
     cpu_seconds: float
     peak_mb: float
+    device_peak_mb: float | None = None
 
 
 class PromptRecorder(WrappedEngine):
@@ -174,26 +179,38 @@ def write_layer(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def measure(step: str, name: str, *folders: Path) -> Loading:
+def measure(step: str, name: str, device: str, *folders: Path) -> Loading:
     """Run a step of this module, with a format, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.quantization", "--step", step, "--formats", name]
+    command += ["--device", device]
     done = subprocess.run(
-        [*command, "--", *map(str, folders)], capture_output=True, text=True, check=True
+        [*command, "--", *map(str, folders)], stdout=subprocess.PIPE, text=True, check=True
     )
     return Loading(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def run_step(step: str, name: str, folders: list[Path]) -> Loading:
-    """In a process of its own: one thing, timed, with the peak of memory that it added."""
+def run_step(step: str, name: str, device: str, folders: list[Path]) -> Loading:
+    """In a process of its own: one thing, timed, with the peak of memory that it added.
+
+    On a GPU the driver's context, which comes first, counts neither to the time nor to the peaks.
+    """
+    if device != "cpu":
+        torch.zeros(1, device=device)
+        torch.cuda.reset_peak_memory_stats(device)
     before_mb = host_memory_mb("VmRSS")
     started, started_cpu = time.perf_counter(), time.process_time()
     if step == "quantize":
         quantize_checkpoint(folders[0], folders[1], FORMATS[name])
     else:
-        load_model(folders[0], torch.bfloat16, quantization=FORMATS[name])
+        load_model(folders[0], torch.bfloat16, device, quantization=FORMATS[name])
+    if device != "cpu":
+        torch.cuda.synchronize(device)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
     peak_mb = host_memory_mb("VmHWM") - before_mb
-    return Loading(round(seconds, 2), round(cpu_seconds, 2), round(peak_mb))
+    device_peak_mb = None
+    if device != "cpu":
+        device_peak_mb = round(torch.cuda.max_memory_allocated(device) / 1e6)
+    return Loading(round(seconds, 2), round(cpu_seconds, 2), round(peak_mb), device_peak_mb)
 
 
 def host_memory_mb(field: str) -> float:
@@ -202,7 +219,9 @@ def host_memory_mb(field: str) -> float:
     return int(re.findall(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024 / 1e6
 
 
-def measure_loading(parent: Path, formats: Sequence[str]) -> dict[str, Loading]:
+def measure_loading(
+    parent: Path, formats: Sequence[str], device: str = "cpu"
+) -> dict[str, Loading]:
     """By what is done."""
     original = parent / "layer"
     original.mkdir()
@@ -210,17 +229,19 @@ def measure_loading(parent: Path, formats: Sequence[str]) -> dict[str, Loading]:
     found: dict[str, Loading] = {}
     for name in formats:
         if FORMATS[name].is_none:
-            found["load the original as it is"] = measure("load", name, original)
+            found["load the original as it is"] = measure("load", name, device, original)
             continue
         quantized = parent / f"layer-{name}"
-        found[f"{name}: load the original, quantizing"] = measure("load", name, original)
-        found[f"{name}: dgq quantize"] = measure("quantize", name, original, quantized)
-        found[f"{name}: load what it wrote"] = measure("load", name, quantized)
+        found[f"{name}: load the original, quantizing"] = measure("load", name, device, original)
+        found[f"{name}: dgq quantize"] = measure("quantize", name, device, original, quantized)
+        found[f"{name}: load what it wrote"] = measure("load", name, device, quantized)
         shutil.rmtree(quantized)
     for name, loading in found.items():
+        on_device = loading.device_peak_mb
         print(
             f"{name}: {loading.seconds:.1f} s ({loading.cpu_seconds:.1f} s of CPU), "
             f"{loading.peak_mb:,.0f} MB"
+            + ("" if on_device is None else f", {on_device:,.0f} MB on the device")
         )
     return found
 
@@ -263,17 +284,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--device", default="cpu", help="of the part loading: cpu or cuda")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
-        loading = run_step(arguments.step, arguments.formats[0], arguments.folders)
+        loading = run_step(
+            arguments.step, arguments.formats[0], arguments.device, arguments.folders
+        )
         print(json.dumps(asdict(loading)))
         return
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         if "loading" in arguments.parts:
-            found = measure_loading(Path(folder), arguments.formats)
+            found = measure_loading(Path(folder), arguments.formats, arguments.device)
             report["loading"] = {name: asdict(loading) for name, loading in found.items()}
         if "quality" in arguments.parts:
             report["quality"] = measure_quality(

@@ -1,6 +1,7 @@
 """Every kernel, its reference and its plain formulation agree; and a wrong kernel is seen to be wrong."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,11 @@ SETTINGS = Settings("cpu", "micro", "float32", ("nf4",), (1,), 16, 32)
 CASES = {case.name: case for case in small_cases()}
 
 
-@pytest.mark.parametrize("name", CASES)
+PLAIN_CASES = [name for name, case in CASES.items() if not case.is_fp8]
+FP8_CASES = [name for name, case in CASES.items() if case.is_fp8]
+
+
+@pytest.mark.parametrize("name", PLAIN_CASES)
 def test_three_ways_to_the_same(name):
     """Here the kernels run in Triton's interpreter."""
     prepared = CASES[name].prepare(Inputs.on("cpu", torch.float32))
@@ -29,9 +34,45 @@ def test_three_ways_to_the_same(name):
     assert prepared.work.num_bytes > 0
 
 
+@pytest.mark.usefixtures("exact_fp8_casts")
+@pytest.mark.parametrize("name", FP8_CASES)
+def test_three_ways_to_the_same_in_fp8(name):
+    """But for elements just between two numbers of the format, which are off by a sixteenth."""
+    prepared = CASES[name].prepare(Inputs.on("cpu", torch.float32))
+    wanted = prepared.plain()
+    for compute in (prepared.reference, *([prepared.kernel] if HAS_TRITON else [])):
+        worst, wrong = judge(compute(), wanted, torch.float32)
+        assert wrong is None or worst < 0.05
+        assert judge(compute(), wanted, torch.bfloat16)[1] is None
+    work = prepared.work
+    assert work.fp8_operations == work.operations > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "compared"),
+    [
+        ("cpu", None, "reference, plain"),
+        ("cuda:0", (8, 6), "reference, plain"),
+        ("cuda:0", (8, 9), "kernel, reference"),
+    ],
+)
+def test_an_fp8_kernel_runs_where_the_device_multiplies_such_numbers(
+    device, capability, compared, monkeypatch
+):
+    """And never in the interpreter, which does not round to FP8 as the format has it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    case = CASES[FP8_CASES[0]]
+    expected = compared.startswith("kernel") and HAS_TRITON
+    assert case.runs(replace(SETTINGS, device=device)) == expected
+    if device == "cpu":
+        row = check(case, SETTINGS)
+        assert row["ok"] and row["compared"] == compared
+
+
 def test_every_kernel_has_cases():
     kernels = {case.kernel for case in small_cases()}
     assert kernels == {
+        "fp8_experts",
         "grouped_experts",
         "nf4_linear",
         "paged_attention",

@@ -11,8 +11,10 @@ import torch
 from dgq.bench import kernel_speed, memory_bar
 from dgq.bench.beside_transformers import TransformersSection
 from dgq.bench.kernel_speed import KernelsSection
+from dgq.bench.machine import describe
 from dgq.bench.memory_bar import MemorySection
 from dgq.bench.memory_use import peak
+from dgq.bench.presets import PresetsSection
 from dgq.bench.protocol import ProtocolSection
 from dgq.bench.run import introduction, section_text
 from dgq.bench.section import Settings
@@ -39,6 +41,8 @@ def cuda(monkeypatch):
         "get_device_name": properties.name,
         "get_device_properties": properties,
         "synchronize": None,
+        "current_stream": None,
+        "set_stream": None,
         "reset_peak_memory_stats": None,
         "max_memory_allocated": 15 * 10**9,
         "max_memory_reserved": 16 * 10**9,
@@ -123,3 +127,20 @@ def test_the_device_is_introduced():
     text = introduction(machine, GPU, NOTHING)
     assert text.startswith("NVIDIA H100 80GB HBM3 (sm 9.0, 85.0 GB, 84.0 GB free); a CPU, 16 cores")
     assert "transformers not installed" in text
+
+
+def test_formats_that_the_device_cannot_multiply_are_left_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    ampere = PassesForGpu("cuda:0", "26b-a4b", "bfloat16", ("fp8-experts",), (1,), 64, 64)
+    for section, point in (
+        (ProtocolSection(), "1 canvas"),
+        (MemorySection(), "8 canvases behind 4,096 tokens"),
+        (PresetsSection(), "72 texts"),
+    ):
+        (row,), text = measured(section, "fp8-experts", [point], ampere)
+        assert "of compute capability 8.9 or later" in row["skipped"]
+        assert "not measured: fp8-experts needs a GPU" in text
+
+
+def test_the_interpreter_is_not_measured_on_a_gpu():
+    assert describe("cuda:0")["error"].startswith("TRITON_INTERPRET is set")

@@ -75,7 +75,13 @@ def test_a_run_on_this_cpu(tmp_path):
     ("args", "code", "message"),
     [
         (("--only", "speed"), exit_codes.USAGE, "'speed' is no section; there are checks, "),
-        (("--canvases", "1,x"), exit_codes.USAGE, "'1,x' is no list of numbers; write 1,2,4"),
+        (("--canvases", "1,x"), exit_codes.USAGE, "'1,x' is no list of numbers from 1 up; write 1"),
+        (("--roofline", "--device", "cpu"), exit_codes.USAGE, "so it takes no --device"),
+        (
+            ("--device", "gpu"),
+            exit_codes.CANNOT_RUN,
+            "'gpu' is no device; write cpu, cuda or cuda:N",
+        ),
         (
             ("--roofline", "--shape", "27b"),
             exit_codes.CANNOT_RUN,
@@ -96,11 +102,14 @@ def test_what_suits_the_device():
     on_cpu = settings_for(NOTHING, {"device": "cpu"})
     assert on_cpu.shape == str(SHIPPED_MODEL_PATH)
     assert (on_cpu.dtype, on_cpu.canvases, on_cpu.answer_tokens) == ("float32", (1, 2), 256)
-    on_gpu = settings_for(NOTHING, {"device": "cuda:0"})
+    assert "fp8-experts" not in on_cpu.presets
+    older = settings_for(NOTHING, {"device": "cuda:0", "gpu_capability": "8.6"})
+    assert older.presets == ("nf4", "nf4-experts", "bf16")
+    on_gpu = settings_for(NOTHING, {"device": "cuda:0", "gpu_capability": "9.0"})
     assert (on_gpu.shape, on_gpu.dtype) == ("26b-a4b", "bfloat16")
     assert on_gpu.canvases == (1, 2, 4, 8, 16, 32)
     assert (on_gpu.prompt_tokens, on_gpu.answer_tokens, on_gpu.num_steps) == (1024, 1024, 16)
-    assert on_gpu.presets == ("nf4", "nf4-experts", "bf16")
+    assert on_gpu.presets == ("nf4", "nf4-experts", "fp8-experts", "bf16")
 
 
 def test_a_quantized_folder_has_one_preset(tmp_path):
@@ -233,12 +242,15 @@ def test_a_gpu_is_timed_by_events_around_a_graph(can_capture):
         mock.patch.object(torch.cuda, "CUDAGraph", Graph),
         mock.patch.object(torch.cuda, "graph", Capture),
         mock.patch.object(torch.cuda, "synchronize", lambda device: None),
+        mock.patch.object(torch.cuda, "current_stream", lambda device: "the caller's"),
+        mock.patch.object(torch.cuda, "set_stream", calls.append),
         mock.patch.object(timing, "_CACHE_BYTES", 16),
     ):
         seconds = timing._gpu_seconds(lambda: calls.append("launch"), torch.device("cpu"))
     assert seconds == pytest.approx(1e-3)
     runs = timing._GPU_RUNS
-    assert calls == ["capture", "launch"] + ["replay" if can_capture else "launch"] * runs
+    captured = ["capture", "launch"] + ([] if can_capture else ["the caller's"])
+    assert calls == captured + ["replay" if can_capture else "launch"] * runs
 
 
 def test_shapes_have_names():

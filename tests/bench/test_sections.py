@@ -145,6 +145,8 @@ def test_canvases_that_are_not_numbers_are_no_figures():
     [
         ("_gate_up_kernel", "experts"),
         ("_down_kernel", "experts"),
+        ("_fp8_gate_up_kernel", "experts"),
+        ("_quantize_rows_kernel", "experts"),
         ("_attention_kernel", "attention"),
         ("_tiles_kernel", "head"),
         ("_combine_kernel", "head"),

@@ -24,13 +24,15 @@ def _names(_: click.Context, param: click.Parameter, value: str | None) -> tuple
 
 
 def _numbers(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """1,2,4 as a tuple of numbers from 1 up."""
+    """1,2,4 as a tuple of numbers from 1 up, each once, the least first."""
     if value is None:
         return None
     words = value.split(",")
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise click.BadParameter(f"{value!r} is no list of numbers; write 1,2,4", param=param)
-    return tuple(int(word) for word in words)
+        raise click.BadParameter(
+            f"{value!r} is no list of numbers from 1 up; write 1,2,4", param=param
+        )
+    return tuple(sorted({int(word) for word in words}))
 
 
 @click.command()
@@ -51,7 +53,8 @@ def _numbers(_: click.Context, param: click.Parameter, value: str | None) -> tup
     "presets",
     type=click.Choice(PRESETS),
     multiple=True,
-    help="May be given more than once.  [default: nf4, nf4-experts, bf16]",
+    help="May be given more than once.  [default: all; fp8-experts only for the roofline and on a GPU "
+    "of compute capability 8.9 or later]",
 )
 @click.option(
     "--device",
@@ -125,6 +128,15 @@ def bench(
       0    everything that was tried worked
       1    a kernel is wrong, or something failed; the rest is there all the same
     """
+    unused = {
+        "--only": sections != _SECTIONS,
+        "--device": device is not None,
+        "--answer-tokens": answer_tokens is not None,
+    }
+    for name, is_given in unused.items():
+        if roofline and is_given:
+            raise click.UsageError(f"--roofline measures nothing, so it takes no {name}")
+
     from dgq.bench.run import BenchOptions, run_bench
 
     return run_bench(
