@@ -85,7 +85,7 @@ class CudaCapturer:
             caller.wait_stream(self._stream)
 
     def capture(self, work: Work) -> torch.cuda.CUDAGraph:
-        """As Capturer says; waits for the device, and takes milliseconds."""
+        """As Capturer says; waits for the device, and takes as long as the host's launches."""
         caller = torch.cuda.current_stream(self._device)
         graph = torch.cuda.CUDAGraph()
         capturing = torch.cuda.graph(
