@@ -110,10 +110,10 @@ class Watched(TorchDispatchMode):
         self.called.append((str(function), [tuple(tensor.shape) for tensor in tensors]))
         result = function(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and result.is_meta:
-            copies = name in ("to", "_to_copy", "copy_")  # of a single number, too
-            sent = [tensor for tensor in tensors if not tensor.is_meta and (tensor.dim() or copies)]
             is_made = name in ("detach_", "lift_fresh")  # by torch.tensor
-            assert not sent and not is_made, f"{function} copies from the host"
+            copies = name in ("to", "_to_copy", "copy_")  # torch itself fails where devices are mixed
+            is_sent = copies and not all(tensor.is_meta for tensor in tensors)
+            assert not is_made and not is_sent, f"{function} copies from the host"
         return result
 
 
@@ -195,7 +195,6 @@ def test_one_that_asks_is_caught():
             lambda: torch.tensor([1, 2], device="meta"),
             lambda: torch.zeros(2).to("meta"),
             lambda: table.steps.copy_(torch.ones(())),
-            lambda: table.steps + torch.zeros(9),
         ):
             with pytest.raises(AssertionError, match="copies from the host"):
                 send()
