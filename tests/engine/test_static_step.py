@@ -111,7 +111,7 @@ class Watched(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and result.is_meta:
             is_made = name in ("detach_", "lift_fresh")  # by torch.tensor
-            copies = name in ("to", "_to_copy", "copy_")  # torch itself fails where devices are mixed
+            copies = name in ("to", "_to_copy", "copy_")  # other mixtures fail in torch
             is_sent = copies and not all(tensor.is_meta for tensor in tensors)
             assert not is_made and not is_sent, f"{function} copies from the host"
         return result
