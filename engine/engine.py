@@ -59,8 +59,8 @@ class Engine:
             sampling=generation.sampling,
         )
         self._max_in_flight = 2 * engine_config.max_canvases
-        self._loop = Loop(model, engine_config, self._limits.eos_ids, self._may_start, trace)
         self._device = model.decoder.embed_tokens.weight.device
+        self._loop = Loop(model, engine_config, self._limits.eos_ids, self._may_start, trace)
         self._futures: dict[int, Future[Result]] = {}
         self._numbers = count()
         self._inbox: list[Generation] = []
@@ -220,10 +220,8 @@ class Engine:
     @torch.inference_mode()
     def _run(self) -> None:
         try:
-            if self._device.type == "cuda":
-                torch.cuda.set_device(
-                    self._device
-                )  # Triton launches on the thread's own, else the first
+            if self._device.type == "cuda":  # each thread has its own; kernels are launched on it
+                torch.cuda.set_device(self._device)
             while self._take_inbox():
                 for number, outcome in self._loop.step():
                     future = self._futures.pop(number)

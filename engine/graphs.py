@@ -21,6 +21,7 @@ launches before a capture share its pool and stream is the method of torch's own
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -60,12 +61,15 @@ class Capturer(Protocol):
 
 
 class CudaCapturer:
-    """On a GPU: one stream and one pool of memory for all work."""
+    """On a GPU: one stream and one pool of memory for all work.
+
+    A pool that needs more gets nothing of what torch keeps for others, so that is given back first.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._memory = torch.cuda.MemPool()
+        self._memory = _new_memory(device)
 
     def launch(self, work: Work) -> None:
         """As Capturer says."""
@@ -81,7 +85,7 @@ class CudaCapturer:
             caller.wait_stream(self._stream)
 
     def capture(self, work: Work) -> torch.cuda.CUDAGraph:
-        """As Capturer says; waits for the device, and takes milliseconds."""
+        """As Capturer says; waits for the device, and takes as long as the host's launches."""
         caller = torch.cuda.current_stream(self._device)
         graph = torch.cuda.CUDAGraph()
         capturing = torch.cuda.graph(
@@ -93,13 +97,34 @@ class CudaCapturer:
         try:
             with capturing:
                 work()
+        except BaseException:
+            self._end_capture()
+            raise
         finally:
             torch.cuda.set_stream(caller)  # a capture that fails may leave its own
         return graph
 
     def clear(self) -> None:
         """As Capturer says."""
-        self._memory = torch.cuda.MemPool()
+        del self._memory  # else it is still there when the cache is emptied
+        self._memory = _new_memory(self._device)
+
+    def _end_capture(self) -> None:
+        """What torch leaves out where a capture was broken off by what may not be captured.
+
+        Its allocator would take the capture to be still under way, and give no memory back to the
+        device from then on.
+        """
+        place = self._stream.device_index, self._memory.id
+        with suppress(RuntimeError):  # it has ended: nothing was left out
+            torch._C._cuda_endAllocateToPool(*place)
+            torch._C._cuda_releasePool(*place)
+
+
+def _new_memory(device: torch.device) -> torch.cuda.MemPool:
+    with torch.cuda.device(device):  # a pool is the current device's
+        torch.cuda.empty_cache()
+        return torch.cuda.MemPool()
 
 
 class StepGraphs:
@@ -135,11 +160,8 @@ class StepGraphs:
         self._capturer.clear()
 
     def _try_to_capture(self, shape: StepShape, work: Work) -> Graph | None:
-        try:
-            graph = self._capturer.capture(work)
-        except RuntimeError as error:  # torch's out of memory is one too
-            reason = str(error).partition("\n")[0]
-            logger.warning("no CUDA graphs from here on, a capture failed: %s", reason)
+        graph = self._capture(work)
+        if graph is None:  # and the error is gone, which held memory of the capture's
             self._is_enabled = False
             self.clear()
             return None
@@ -147,3 +169,11 @@ class StepGraphs:
         if len(self._graphs) > MAX_GRAPHS:
             self._graphs.popitem(last=False)
         return graph
+
+    def _capture(self, work: Work) -> Graph | None:
+        try:
+            return self._capturer.capture(work)
+        except RuntimeError as error:  # torch's out of memory is one too
+            reason = str(error).partition("\n")[0]
+            logger.warning("no CUDA graphs from here on, a capture failed: %s", reason)
+            return None

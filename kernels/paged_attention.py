@@ -48,6 +48,9 @@ MAX_HEAD_BYTES = 1024
 _MANY_QUERIES = 8 * 1024
 """Rows times heads up to which each tile of 64 has a multiprocessor of its own: an H100 has 132."""
 
+_PADDED_SEGMENTS = 128
+"""Segments that a kernel is compiled for, at least: few steps have more, and compiling takes seconds."""
+
 _MAX_INT32 = torch.iinfo(torch.int32).max
 
 _NO_WINDOW = 1 << 30
@@ -195,7 +198,7 @@ def paged_attention(
         num_rows,
         num_query_heads * head_size,
         window or _NO_WINDOW,
-        PADDED=triton.next_power_of_2(num_segments),
+        PADDED=max(_PADDED_SEGMENTS, triton.next_power_of_2(num_segments)),
         NUM_KEY_HEADS=num_key_heads,
         GROUP=group,
         HEAD_SIZE=head_size,

@@ -1,6 +1,7 @@
 """When a step is captured, replayed and given up; captures themselves need a GPU."""
 
 import logging
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from dgq.engine import graphs
 from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
-from dgq.engine.graphs import StepGraphs
+from dgq.engine.graphs import CudaCapturer, StepGraphs
 from dgq.engine.step_inputs import StepShape
 from dgq.kernels.launch import IS_INTERPRETED
 
@@ -85,6 +86,42 @@ def test_a_capture_that_fails_is_the_last(caplog, fault):
 def test_an_error_of_the_program_is_not_hidden():
     with pytest.raises(TypeError):
         Recorder({16: TypeError("wrong")}).run_all(16, 16)
+
+
+def test_memory_is_let_go_once_the_error_of_a_capture_is_gone():
+    """An error holds the frames that it went through, and what they had allocated."""
+    held = []
+
+    class Failing(Recorder):
+        def capture(self, work):
+            tensor = torch.zeros(1)
+            held.append(weakref.ref(tensor))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        def clear(self):
+            held.append(held[0]() is not None)
+
+    Failing().run_all(16, 16)
+    assert held[1:] == [False]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_capture_that_is_broken_off_leaves_torch_as_it_was():
+    """It asks for a value, which ends the capture in CUDA itself."""
+    capturer, numbers = CudaCapturer(torch.device("cuda", 0)), torch.zeros(4, device="cuda:0")
+    stream = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        capturer.capture(lambda: numbers.add_(1).sum().item())
+    capturer.clear()
+    assert torch.cuda.current_stream() == stream
+    large = torch.zeros(1 << 26, device="cuda:0")
+    reserved = torch.cuda.memory_reserved()
+    del large
+    torch.cuda.empty_cache()  # does nothing while a capture is under way
+    assert torch.cuda.memory_reserved() < reserved
+    capturer.launch(lambda: numbers.add_(1))
+    capturer.capture(lambda: numbers.add_(1)).replay()
+    assert numbers.tolist() == [2.0] * 4
 
 
 def test_what_is_cleared_is_captured_anew():

@@ -11,13 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dgq.engine.canvas_table import CanvasTable
-from dgq.engine.checkpoint import load_model
+from dgq.engine.checkpoint import empty_model, load_model, place
 from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.kv_pages import PageCounts
 from dgq.engine.kv_pool import KVPool
+from dgq.engine.quantization import PRESETS, UNQUANTIZED, Quantization
+from dgq.engine.quantized_weight import quantized_weights
 from dgq.engine.request import Request
 from dgq.engine.runner import Runner
+from dgq.engine.stand_in import stand_in_folder
 from dgq.engine.static_step import StaticStep
 from dgq.engine.step_inputs import StepShape
 from dgq.engine.triton_operations import TRITON
@@ -87,7 +90,9 @@ def test_padded_steps_give_what_ragged_ones_give(micro, by_torch, monkeypatch):
 
 
 class Watched(TorchDispatchMode):
-    """Notes what is called, on which shapes; fails where a shape or the host would need a value."""
+    """Notes what is called, on which shapes; fails where a shape or the host would need a value, or
+    where numbers of the host are copied to tensors without memory.
+    """
 
     ASKING = ("item", "_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount")
 
@@ -103,7 +108,13 @@ class Watched(TorchDispatchMode):
             places = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, torch.Tensor)]
             assert all(place.dtype == torch.int64 for place in places), f"{function} by a mask"
         self.called.append((str(function), [tuple(tensor.shape) for tensor in tensors]))
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.is_meta:
+            is_made = name in ("detach_", "lift_fresh")  # by torch.tensor
+            copies = name in ("to", "_to_copy", "copy_")  # other mixtures fail in torch
+            is_sent = copies and not all(tensor.is_meta for tensor in tensors)
+            assert not is_made and not is_sent, f"{function} copies from the host"
+        return result
 
 
 @pytest.fixture
@@ -123,24 +134,53 @@ def static_step(model, device):
     device = torch.device(device)
     table = CanvasTable(config, 8, EOS_IDS, weight.dtype, device)
     pool = KVPool(config, PageCounts(40, 40), weight.dtype, device)
-    engine_config = EngineConfig(max_canvases=8, max_rows=256, max_kv_tokens=512)
+    engine_config = EngineConfig(max_canvases=8, max_rows=8 * config.canvas_length)
     return StaticStep(model, table, pool, engine_config)
 
 
+def without_memory(shape, quantization):
+    """A model of a named shape as it would be on a GPU: in bfloat16, the weights in their format."""
+    with stand_in_folder(shape) as folder:
+        model = empty_model(folder, quantization, TRITON)
+    quantized = quantized_weights(model)
+    for name, tensor in model.state_dict().items():
+        if name.rpartition(".")[0] not in quantized:
+            place(model, name, tensor.to(torch.bfloat16))
+    return model
+
+
 SHAPES = [StepShape(64, 32, 16, 8, 4), StepShape(32, 32, 0, 8, 1), StepShape(128, 0, 0, 0, 2)]
+FORMATS = [Quantization(preset) for preset in PRESETS] + [
+    Quantization("nf4", double_quantization=True)
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_step_asks_the_host_for_nothing(micro, launched, shape):
-    """On tensors without memory, whatever asks for a value fails of itself, too."""
-    step = static_step(load_model(micro, operations=TRITON).to("meta"), "meta")
-    with torch.inference_mode(), Watched() as watched:
+@pytest.mark.parametrize("quantization", FORMATS, ids=str)
+def test_a_step_asks_the_host_for_nothing(launched, quantization, shape):
+    """On tensors without memory, whatever asks for a value fails of itself, too; and dtypes must go
+    together. Nor does the host send anything, but for what is made in the first step.
+    """
+    step = static_step(without_memory("micro", quantization), "meta")
+    with torch.inference_mode():
         step.compute(shape)
+        launched.clear()
+        with Watched() as watched:
+            step.compute(shape)
     assert len(watched.called) > 50 and len(launched) > 10
 
 
-def test_one_that_asks_is_caught(micro, launched):
-    step = static_step(load_model(micro, operations=TRITON).to("meta"), "meta")
+@pytest.mark.parametrize("quantization", FORMATS, ids=str)
+def test_the_published_model_takes_a_step(launched, quantization):
+    """Every launcher accepts its shapes: eight canvases, of which one is pinned, beside a text."""
+    step = static_step(without_memory("26b-a4b", quantization), "meta")
+    with torch.inference_mode():
+        step.compute(StepShape(2560, 2048, 1792, 8, 16))
+    assert len(launched) > 600  # 21 in each layer
+
+
+def test_one_that_asks_is_caught():
+    step = static_step(without_memory("micro", UNQUANTIZED), "meta")
     table = step._table
     with torch.inference_mode(), Watched():
         for ask in (
@@ -151,6 +191,13 @@ def test_one_that_asks_is_caught(micro, launched):
         ):
             with pytest.raises(AssertionError, match=r"asks for a value|by a mask"):
                 ask()
+        for send in (
+            lambda: torch.tensor([1, 2], device="meta"),
+            lambda: torch.zeros(2).to("meta"),
+            lambda: table.steps.copy_(torch.ones(())),
+        ):
+            with pytest.raises(AssertionError, match="copies from the host"):
+                send()
 
 
 def test_steps_of_one_shape_launch_the_same_on_the_same_memory(micro):
