@@ -7,6 +7,7 @@ from typing import Any
 
 DECODING: dict[str, dict[str, Any]] = {
     "fill": {
+        "pinned": ["enum"],
         "slot_tokens": 15,
         "max_attempts": 6,
         "sampling": {
@@ -23,6 +24,7 @@ DECODING: dict[str, dict[str, Any]] = {
         "sampling": {
             "stability_threshold": 0,
             "confidence_threshold": 0.02,
+            "entropy_bound": 0.005,
             "max_rerolls": 0,
         },
     },

@@ -26,13 +26,13 @@ CANVASES, PINNED_CANVASES = 2, 4
 """Canvases of one prompt, which is then read once for all of them."""
 LONGEST_ANSWER, LONGEST_PROMPT, LONGEST_PINNED_PROMPT = 127, 220, 280
 SHORT_ANSWER, SHORT_UNTIL = 60, 0.25
-SHARES = {"fill": 0.12, "choices": 0.08, "rewrite": 0.34, "json": 0.22, "python": 0.24}
+SHARES = {"fill": 0.26, "choices": 0.04, "rewrite": 0.32, "json": 0.17, "python": 0.21}
 PINNED_FAMILIES: dict[str, Callable[[random.Random, Split], JobCase]] = {
     "fill": fill_job,
     "choices": choice_job,
     "sudoku": sudoku_job,
 }
-PINNED_SHARES = {None: 0.36, "fill": 0.17, "choices": 0.15, "sudoku": 0.32}
+PINNED_SHARES = {None: 0.72, "fill": 0.09, "choices": 0.05, "sudoku": 0.14}
 """Of canvases with pins, by family; the rest has none, and is mixed by SHARES."""
 # The hardest of each family is drawn more often than users are thought to ask for it.
 TRAINING_INSTRUCTIONS = (*INSTRUCTIONS, REPLACE, REPLACE, REPLACE)
