@@ -7,7 +7,7 @@ from typing import Any
 
 DECODING: dict[str, dict[str, Any]] = {
     "fill": {
-        "pinned": ["enum"],
+        "pinned": ["enum", "typed"],
         "slot_tokens": 15,
         "max_attempts": 6,
         "sampling": {
