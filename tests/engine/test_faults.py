@@ -6,6 +6,7 @@ from functools import reduce
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
 from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
@@ -15,6 +16,7 @@ from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request
 from dgq.engine.runner import Runner
 from dgq.engine.step_in_flight import StepInFlight
+from dgq.kernels.errors import KernelError
 
 from .conftest import SAMPLING, requests, text_of
 
@@ -272,6 +274,13 @@ def test_a_broken_device_ends_the_engine(calm_checkpoint, fault):
 def test_what_is_the_device_and_what_is_not():
     assert type(error_for(RuntimeError("shapes do not match"))) is EngineError
     assert type(error_for(torch.OutOfMemoryError(OUT_OF_MEMORY))) is DeviceError
+
+
+def test_who_has_no_use_for_a_kernel_is_told_how_to_do_without():
+    compiler = RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+    for error in (KernelError("norm: a size of 7"), OutOfResources(300, 99, "shared"), compiler):
+        assert "DGQ_KERNELS=torch" in str(error_for(error))
+    assert "DGQ_KERNELS" not in str(error_for(RuntimeError("shapes do not match")))
 
 
 @pytest.mark.parametrize(
