@@ -13,7 +13,7 @@ from dgq.engine.memory_plan import MemoryCosts
 from dgq.engine.quantization import UNQUANTIZED
 from dgq.engine.torch_operations import TORCH
 
-from .engines import DRIVER_BYTES, config_of
+from .engines import DRIVER_BYTES
 from .memory_use import forget_peak, peak, peak_in_words
 from .reference_model import generate, random_reference, why_not
 from .section import Group, Measure, Row, Settings
@@ -42,7 +42,7 @@ class TransformersSection:
         if reason := why_not() or _too_little_memory(settings):
             yield lambda point: {"skipped": reason}
             return
-        config = config_of(settings)
+        config = settings.config
         dtype = choose_dtype(settings.dtype, settings.device)
         model = random_reference(config, dtype, settings.device)
         experts = _choose_experts(model, config)
@@ -84,7 +84,7 @@ def _too_little_memory(settings: Settings) -> str | None:
     if not settings.on_gpu:
         return None
     dtype = choose_dtype(settings.dtype, settings.device)
-    weights = MemoryCosts.of(config_of(settings), UNQUANTIZED, dtype, TORCH).weights
+    weights = MemoryCosts.of(settings.config, UNQUANTIZED, dtype, TORCH).weights
     total = torch.cuda.get_device_properties(settings.device).total_memory
     if weights + DRIVER_BYTES <= total:
         return None

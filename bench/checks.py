@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import torch
 
-from .engines import config_of
 from .kernel_case import Inputs, KernelCase, judge
 from .kernel_cases import real_cases, small_cases
 from .section import Group, Measure, Row, Settings
@@ -53,7 +52,7 @@ class ChecksSection:
 
 def cases_of(settings: Settings, kind: str) -> dict[str, KernelCase]:
     """By name. The real sizes are those of the shape that is measured."""
-    cases = small_cases() if kind == "small" else real_cases(config_of(settings))
+    cases = small_cases() if kind == "small" else real_cases(settings.config)
     return {case.name: case for case in cases}
 
 

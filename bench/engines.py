@@ -38,14 +38,7 @@ DRIVER_BYTES = 10**9
 """Of a device's memory, what driver, context and allocator take: assumed."""
 
 
-def config_of(settings: Settings) -> ModelConfig:
-    """The shape that is measured. CheckpointError for a folder that is none."""
-    if settings.shape in SHAPES:
-        return ModelConfig.from_dict(SHAPES[settings.shape])
-    return ModelConfig.from_file(Path(settings.shape) / "config.json")
-
-
-def quantization_of(preset: str) -> Quantization:
+def quantization_named(preset: str) -> Quantization:
     """A preset by its name; "nf4, double" is nf4 with double quantization."""
     name, _, double = preset.partition(", ")
     return Quantization(name, bool(double))
@@ -56,7 +49,7 @@ def open_engine(
     settings: Settings, preset: str, config: EngineConfig, trace: Trace = NO_TRACE
 ) -> Iterator[Engine]:
     """An engine of the settings' shape and dtype, on their device; no stop token ends its texts."""
-    quantization = quantization_of(preset)
+    quantization = quantization_named(preset)
     if settings.shape in SHAPES:
         with stand_in_engine(
             settings.shape,
@@ -109,9 +102,9 @@ def fit(settings: Settings, preset: str, wanted: EngineConfig) -> tuple[EngineCo
     dtype = choose_dtype(settings.dtype, settings.device)
     operations = choose_operations("auto", settings.device, dtype)
     try:
-        check_format(quantization_of(preset), operations, settings.device)
+        check_format(quantization_named(preset), operations, settings.device)
         plan = plan_memory(
-            config_of(settings), quantization_of(preset), dtype, budget, wanted, operations
+            settings.config, quantization_named(preset), dtype, budget, wanted, operations
         )
     except EngineError as error:
         return wanted, str(error)

@@ -18,7 +18,6 @@ from dgq.kernels.nf4_linear import CROSSOVER_ROWS, nf4_linear
 from dgq.kernels.router import route_reference
 
 from .devices import find_device
-from .engines import config_of
 from .kernel_case import Inputs, KernelCase
 from .kernel_cases import cpu_cases, real_cases
 from .roofline import BOUND
@@ -86,7 +85,7 @@ class KernelsSection:
 
 def _cases(settings: Settings) -> dict[str, KernelCase]:
     on_cpu = cpu_cases(_smaller(PUBLISHED))
-    cases = real_cases(config_of(settings)) if settings.on_gpu else on_cpu
+    cases = real_cases(settings.config) if settings.on_gpu else on_cpu
     return {case.name: case for case in cases}
 
 
@@ -137,7 +136,7 @@ def _bound_s(work: Work, settings: Settings) -> float | None:
 
 def _crossover(settings: Settings) -> Measure:
     """The dense MLP's gate: decoded in the loop, decoded before, and a 16-bit weight of the same shape."""
-    config = config_of(settings)
+    config = settings.config
     inputs = Inputs.on(settings.device, torch.bfloat16)
     weight = inputs.nf4(config.intermediate_size, config.hidden_size)
     dense = inputs.normal(config.intermediate_size, config.hidden_size)
@@ -159,7 +158,7 @@ def _crossover(settings: Settings) -> Measure:
 
 
 def _tile_heights(settings: Settings) -> Measure:
-    config = config_of(settings)
+    config = settings.config
     inputs = Inputs.on(settings.device, torch.bfloat16)
     hidden, inner, num_experts = (
         config.hidden_size,

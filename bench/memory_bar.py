@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 from .engines import (
     answer_all,
-    config_of,
     fit,
     open_engine,
     random_requests,
@@ -37,7 +36,7 @@ class MemorySection:
     @contextmanager
     def open(self, settings: Settings, group: str) -> Iterator[Measure]:
         """An engine that holds just that much."""
-        config, context = config_of(settings), _context_tokens(settings)
+        config, context = settings.config, _context_tokens(settings)
         width = config.canvas_length
         room, reason = fit(settings, group, room_for(NUM_CANVASES, width, context))
         if reason:

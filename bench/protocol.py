@@ -16,10 +16,9 @@ from dgq.engine.engine import Engine
 from .devices import find_device
 from .engines import (
     answer_all,
-    config_of,
     fit,
     open_engine,
-    quantization_of,
+    quantization_named,
     random_requests,
     room_for,
 )
@@ -54,7 +53,7 @@ class ProtocolSection:
     @contextmanager
     def open(self, settings: Settings, group: str) -> Iterator[Measure]:
         """One engine, with room for the most canvases that fit."""
-        width = config_of(settings).canvas_length
+        width = settings.config.canvas_length
         text_tokens = settings.prompt_tokens + settings.answer_tokens
         reason, fitting = None, 0
         for count in sorted(settings.canvases):
@@ -111,7 +110,7 @@ def _point(count: int) -> str:
 
 
 def _run(settings: Settings, engine: Engine, times: StepProfiler, preset: str, count: int) -> Row:
-    config = config_of(settings)
+    config = settings.config
     width = config.canvas_length
     # The same with fewer steps: it compiles, and captures graphs for, what the other will run.
     sizes = settings.prompt_tokens, settings.answer_tokens
@@ -146,10 +145,12 @@ def _predicted(settings: Settings, preset: str, count: int) -> Row:
         device = find_device(torch.cuda.get_device_name(settings.device))
     if device is None:
         return {}
-    config = config_of(settings)
+    config = settings.config
     context = settings.prompt_tokens + (settings.answer_tokens - config.canvas_length) // 2
     step = StepShape(count, max(context, settings.prompt_tokens))
-    prediction = predict(device, config, quantization_of(preset), step, BOUND, settings.num_steps)
+    prediction = predict(
+        device, config, quantization_named(preset), step, BOUND, settings.num_steps
+    )
     return {
         "bound_tokens_per_s": prediction.tokens_per_s,
         "bound_step_s": prediction.step_s,
@@ -160,7 +161,7 @@ def _predicted(settings: Settings, preset: str, count: int) -> Row:
 def _profile(
     settings: Settings, engine: Engine, times: StepProfiler, preset: str, count: int
 ) -> Row:
-    config = config_of(settings)
+    config = settings.config
     times.arm(min(_PROFILED_STEPS, settings.num_steps - 4))
     requests = random_requests(
         config, count, settings.prompt_tokens, config.canvas_length, settings.num_steps

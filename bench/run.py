@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dgq.engine.checkpoint import read_quantization
-from dgq.engine.config import ModelConfig
 from dgq.engine.engine import DEFAULT_MODEL_PATH
 from dgq.engine.errors import EngineError
 from dgq.engine.quantization import PRESETS, Quantization
-from dgq.engine.shapes import SHAPES
+from dgq.engine.shapes import SHAPES, config_of_shape
 from dgq.kernels.launch import FP8_CAPABILITY
 
 from .bars import bars
@@ -69,7 +68,7 @@ def predicted(options: BenchOptions, echo: Echo) -> dict[str, Any]:
     shape = options.shape or PUBLISHED_SHAPE
     roofline = Roofline(
         shape,
-        shape_config(shape),
+        config_of_shape(shape),
         presets_of(shape, options.presets),
         options.canvases or GPU_CANVASES,
         options.prompt_tokens or 1024,
@@ -175,7 +174,7 @@ def settings_for(options: BenchOptions, machine: dict[str, Any]) -> Settings:
     """What was asked for, and for the rest what suits the device."""
     on_gpu = machine["device"] != "cpu"
     shape = options.shape or (PUBLISHED_SHAPE if on_gpu else str(DEFAULT_MODEL_PATH))
-    width = shape_config(shape).canvas_length
+    width = config_of_shape(shape).canvas_length
     return Settings(
         device=machine["device"],
         shape=shape,
@@ -196,17 +195,6 @@ def _default_presets(machine: dict[str, Any]) -> tuple[str, ...]:
         for preset in presets
         if Quantization(preset).format != "fp8" or capability >= FP8_CAPABILITY
     )
-
-
-def shape_config(shape: str) -> ModelConfig:
-    """A named shape, or a checkpoint folder's. EngineError, CheckpointError where it is neither."""
-    if shape in SHAPES:
-        return ModelConfig.from_dict(SHAPES[shape])
-    if not Path(shape).is_dir():
-        raise EngineError(
-            f"there is no shape {shape!r} and no such folder; shapes are {', '.join(SHAPES)}"
-        )
-    return ModelConfig.from_file(Path(shape) / "config.json")
 
 
 def presets_of(shape: str, asked: Sequence[str]) -> tuple[str, ...]:

@@ -5,6 +5,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dgq.engine.config import ModelConfig
+from dgq.engine.shapes import config_of_shape
+
 Row = dict[str, Any]
 """One measured point, as plain data. It names its "point", and has figures, or "skipped" with a reason,
 or "error"; "ok" is False where something was found to be wrong."""
@@ -38,6 +41,11 @@ class Settings:
     def on_gpu(self) -> bool:
         """Whether there is a GPU."""
         return self.device.startswith("cuda")
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the shape. EngineError, CheckpointError where it is neither a name nor a checkpoint."""
+        return config_of_shape(self.shape)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Settings":

@@ -13,7 +13,6 @@ from dgq.engine.engine import Engine
 from dgq.engine.request import ROW_MULTIPLE, Request
 
 from .engines import (
-    config_of,
     fit,
     open_engine,
     random_requests,
@@ -47,7 +46,7 @@ class ShortSection:
     @contextmanager
     def open(self, settings: Settings, group: str) -> Iterator[Measure]:
         """One engine with room for the most requests."""
-        config = config_of(settings)
+        config = settings.config
         width = -(-ANSWER_TOKENS // ROW_MULTIPLE) * ROW_MULTIPLE
         most = max(_concurrencies(settings))
         room = room_for(most, width, PROMPT_TOKENS + ANSWER_TOKENS)

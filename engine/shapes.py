@@ -1,8 +1,10 @@
 """Shapes by name, as a checkpoint's config.json says them: the published model's, and a tiny one. No torch."""
 
+from pathlib import Path
 from typing import Any
 
 from .config import FULL, SLIDING, ModelConfig
+from .errors import EngineError
 
 
 def _config(canvas_length: int, layer_types: list[str], **sizes: int) -> dict[str, Any]:
@@ -65,3 +67,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 """26b-a4b: what decides shapes in google/diffusiongemma-26B-A4B-it's config.json. micro: for tests."""
 
 PUBLISHED = ModelConfig.from_dict(SHAPES["26b-a4b"])
+
+
+def config_of_shape(shape: str) -> ModelConfig:
+    """A named shape, or a checkpoint folder's. EngineError, CheckpointError where it is neither."""
+    if shape in SHAPES:
+        return ModelConfig.from_dict(SHAPES[shape])
+    if not Path(shape).is_dir():
+        raise EngineError(
+            f"there is no shape {shape!r} and no such folder; shapes are {', '.join(SHAPES)}"
+        )
+    return ModelConfig.from_file(Path(shape) / "config.json")

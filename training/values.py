@@ -8,7 +8,6 @@ CODAS = ["", "", "", "l", "n", "r", "s", "t", "m", "nd", "rt", "ck", "x", "th", 
 MONTHS = (
     "January February March April May June July August September October November December"
 ).split()
-TITLES = ["Mr", "Ms", "Dr", "Mrs", "Prof"]
 COMPANY_ENDINGS = ["Ltd", "GmbH", "Labs", "Foods", "Systems", "Partners", "Works", "Group", "Inc"]
 CITY_ENDINGS = ["ford", "ville", "burg", "ton", "dale", "port", "stad", "mouth", "field"]
 STREETS = ["Street", "Road", "Lane", "Avenue", "Square", "Way"]

@@ -20,15 +20,14 @@ from dgq.bench.run import (
     presets_of,
     section_text,
     settings_for,
-    shape_config,
 )
 from dgq.bench.section import Settings
 from dgq.bench.sections import SECTIONS
 from dgq.bench.tables import as_table, quantity
-from dgq.engine.errors import CheckpointError, EngineError
+from dgq.engine.errors import CheckpointError
 from dgq.engine.quantization import Quantization
 from dgq.engine.quantized_checkpoint import quantize_checkpoint
-from dgq.engine.shapes import SHAPES
+from dgq.engine.shapes import config_of_shape
 from dgq.worker import exit_codes
 from dgq.worker.host import SHIPPED_MODEL_PATH
 
@@ -118,7 +117,7 @@ def test_a_quantized_folder_has_one_preset(tmp_path):
     assert presets_of(str(folder), ("bf16", "nf4")) == ("nf4-experts",)
     assert presets_of(str(SHIPPED_MODEL_PATH), ("bf16",)) == ("bf16",)
     with pytest.raises(CheckpointError, match="is not a checkpoint: it has no"):
-        shape_config(str(tmp_path))
+        config_of_shape(str(tmp_path))
 
 
 def test_bars_take_the_best_of_what_was_measured():
@@ -251,10 +250,3 @@ def test_a_gpu_is_timed_by_events_around_a_graph(can_capture):
     runs = timing._GPU_RUNS
     captured = ["capture", "launch"] + ([] if can_capture else ["the caller's"])
     assert calls == captured + ["replay" if can_capture else "launch"] * runs
-
-
-def test_shapes_have_names():
-    assert set(SHAPES) == {"26b-a4b", "micro"}
-    assert shape_config("26b-a4b").num_experts == 128
-    with pytest.raises(EngineError, match="no shape"):
-        shape_config("nothing")

@@ -107,7 +107,6 @@ overwrite_option: Decorator = click.option(
 )
 batch_argument: Decorator = click.argument("batch_name", metavar="BATCH")
 
-BATCH_HELP = "BATCH is its id, the first letters of it, or last."
 BATCH_JSON = """\b
 With --json, one object:
   id, model_name, priority, source, job_key, retry_of, seed, max_attempts
