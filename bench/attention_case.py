@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dgq.engine.config import ModelConfig
+from dgq.kernels.page import PAGE_TOKENS
 from dgq.kernels.paged_attention import (
-    PAGE_TOKENS,
     Segments,
     paged_attention,
     paged_attention_reference,

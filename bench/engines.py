@@ -24,13 +24,13 @@ from dgq.engine.errors import EngineError
 from dgq.engine.generation_config import read_json
 from dgq.engine.kernel_choice import check_format, choose_dtype, choose_operations
 from dgq.engine.memory_plan import plan_memory
-from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.quantization import UNQUANTIZED, Quantization
 from dgq.engine.request import Request, Result, SamplingConfig
 from dgq.engine.scheduler import Plan
 from dgq.engine.shapes import SHAPES
 from dgq.engine.stand_in import stand_in_engine
 from dgq.engine.trace import NO_TRACE, Trace
+from dgq.kernels.page import PAGE_TOKENS
 
 from .section import Settings
 

@@ -10,9 +10,10 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from dgq.kernels.page import PAGE_TOKENS
+
 from .errors import RequestError
 from .kv_pages import TextPages
-from .pages import PAGE_TOKENS
 from .request import ROW_MULTIPLE, Candidates, FinishReason, Request, Result, SamplingConfig
 
 

@@ -11,9 +11,11 @@ sake; its keys and values in full layers, which others may be looking at, stay a
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from dgq.kernels.page import PAGE_TOKENS
+
 from .engine_config import EngineConfig
 from .errors import EngineError
-from .pages import PAGE_TOKENS, Holding, PagePool
+from .pages import Holding, PagePool
 from .sliding_pages import READ_ROOM_PAGES, SlidingPool, first_page_needed, steady_pages
 
 

@@ -9,9 +9,10 @@ counts, times 0.
 import torch
 from torch import Tensor
 
+from dgq.kernels.page import PAGE_TOKENS
+
 from .config import ModelConfig
 from .kv_pages import PageCounts
-from .pages import PAGE_TOKENS
 
 
 class KVPool:

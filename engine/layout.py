@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dgq.kernels.page import PAGE_TOKENS
+
 from .feedforward import LEAST_ROWS
-from .pages import PAGE_TOKENS, SCRATCH_PAGE
+from .pages import SCRATCH_PAGE
 from .scheduler import Plan
 from .segments import StepSegments, step_segments
 from .tiles import Bucket, Ints, TileBuilder

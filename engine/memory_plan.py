@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from dgq.kernels.page import PAGE_TOKENS
+
 from .checkpoint import read_quantization
 from .config import ModelConfig
 from .engine_config import EngineConfig
@@ -28,7 +30,6 @@ from .feedforward import LEAST_ROWS
 from .kv_pages import PageCounts
 from .model import DiffusionGemma
 from .operations import Operations, Workspace
-from .pages import PAGE_TOKENS
 from .quantization import PRESETS, Quantization
 from .quantized_weight import hold_quantized, quantized_weights
 from .scheduler import LEAST_READ_ROWS

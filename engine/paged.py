@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dgq.kernels.page import PAGE_TOKENS
 from dgq.kernels.paged_attention import Segments, paged_attention
 
 from .kv_pool import KVPool
 from .layout import StepLayout
-from .pages import PAGE_TOKENS
 from .tiles import Bucket, KeyRange
 
 

@@ -14,12 +14,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dgq.kernels import paged_attention
+from dgq.kernels.page import PAGE_TOKENS
 
 from .errors import EngineError
-
-PAGE_TOKENS = paged_attention.PAGE_TOKENS
-"""Tokens of one page, as the attention kernel counts them; canvas widths are multiples of it too."""
 
 SCRATCH_PAGE = 0
 """A page that nobody owns: padding is written there and read from there, masked."""

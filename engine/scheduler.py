@@ -16,10 +16,11 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from dgq.kernels.page import PAGE_TOKENS
+
 from .canvas import Generation
 from .errors import EngineError
 from .kv_pages import KVPages, TextPages
-from .pages import PAGE_TOKENS
 from .sliding_pages import READ_ROOM_PAGES
 
 LEAST_READ_ROWS = READ_ROOM_PAGES * PAGE_TOKENS

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dgq.kernels.page import PAGE_TOKENS
 from dgq.kernels.paged_attention import Segments
 
 from .kv_pages import TextPages
-from .pages import PAGE_TOKENS, SCRATCH_PAGE
+from .pages import SCRATCH_PAGE
 from .scheduler import Plan
 from .sliding_pages import first_page_needed
 

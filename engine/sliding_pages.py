@@ -24,7 +24,9 @@ it by all that its kept pages have not taken of its booking. So it rises at an a
 A page is found by the page of the full layers that holds the same tokens.
 """
 
-from .pages import PAGE_TOKENS, PageStore
+from dgq.kernels.page import PAGE_TOKENS
+
+from .pages import PageStore
 
 READ_ROOM_PAGES = 16
 """Beside what is booked: for what one step reads."""

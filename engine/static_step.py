@@ -21,6 +21,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dgq.kernels.page import PAGE_TOKENS
+
 from .canvas_table import CanvasTable
 from .denoising import CanvasRows, Denoised, denoise
 from .engine_config import EngineConfig
@@ -30,7 +32,6 @@ from .kv_pool import KVPool
 from .layout import LayoutBuilder, StepLayout
 from .model import DiffusionGemma
 from .paged import SegmentAttend
-from .pages import PAGE_TOKENS
 from .scheduler import LEAST_READ_ROWS, Plan
 from .step_inputs import StepInputs, StepShape, pack, round_up_power, round_up_rows
 from .upload import staged

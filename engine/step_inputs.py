@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dgq.kernels.page import PAGE_TOKENS
 from dgq.kernels.paged_attention import Segments
 
 from .errors import EngineError
 from .feedforward import LEAST_ROWS
 from .layout import StepLayout
-from .pages import PAGE_TOKENS, SCRATCH_PAGE
+from .pages import SCRATCH_PAGE
 from .segments import StepSegments
 
 _COARSE_ROWS = 256

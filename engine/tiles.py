@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dgq.kernels.page import PAGE_TOKENS
+
 from .canvas import Generation
-from .pages import PAGE_TOKENS, SCRATCH_PAGE
+from .pages import SCRATCH_PAGE
 from .scheduler import Chunk, Plan
 from .segments import sliding_pages
 from .sliding_pages import first_page_needed

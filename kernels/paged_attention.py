@@ -37,10 +37,8 @@ from torch.nn import functional as F
 
 from . import launch
 from .launch import check, check_inputs, tl, triton
+from .page import PAGE_TOKENS
 from .row_tiles import find_row_tile, max_row_tiles
-
-PAGE_TOKENS = 16
-"""Tokens of one page."""
 
 MAX_HEAD_BYTES = 1024
 """A head of 512 in 16 bits: what the shared memory of the smallest device allows."""

@@ -13,10 +13,10 @@ from dgq.engine.draws import Purpose, canvas_key, draw_bits, to_tokens, to_unifo
 from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import CheckpointError, EngineError, RequestError
-from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request
 from dgq.engine.sampler import InverseCdf
 from dgq.engine.scheduler import LEAST_READ_ROWS
+from dgq.kernels.page import PAGE_TOKENS
 
 from .conftest import (
     CANVAS_LENGTH,

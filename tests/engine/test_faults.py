@@ -12,11 +12,11 @@ from dgq.engine.engine import Engine
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import DeviceError, EngineError, RequestError, RequestTooLarge
 from dgq.engine.faults import error_for, is_out_of_memory
-from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request
 from dgq.engine.runner import Runner
 from dgq.engine.step_in_flight import StepInFlight
 from dgq.kernels.errors import KernelError
+from dgq.kernels.page import PAGE_TOKENS
 
 from .conftest import SAMPLING, requests, text_of
 

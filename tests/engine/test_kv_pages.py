@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from dgq.engine.engine_config import EngineConfig
 from dgq.engine.errors import EngineError
 from dgq.engine.kv_pages import KVPages, PageCounts
-from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.sliding_pages import READ_ROOM_PAGES, first_page_needed, steady_pages
+from dgq.kernels.page import PAGE_TOKENS
 
 WIDTH = 32
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from dgq.engine.canvas import Generation, Verdict
 from dgq.engine.feedforward import LEAST_ROWS
-from dgq.engine.pages import PAGE_TOKENS, SCRATCH_PAGE
+from dgq.engine.pages import SCRATCH_PAGE
 from dgq.engine.request import Request
 from dgq.engine.tiles import READ_TILE
+from dgq.kernels.page import PAGE_TOKENS
 
 from .steps import CANVAS_LENGTH, LIMITS, Steps
 

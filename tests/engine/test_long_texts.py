@@ -10,10 +10,10 @@ from dgq.engine.engine_config import EngineConfig
 from dgq.engine.kv_pages import PageCounts
 from dgq.engine.kv_pool import KVPool
 from dgq.engine.paged import PagedAttend
-from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request
 from dgq.engine.scheduler import LEAST_READ_ROWS
 from dgq.engine.sliding_pages import steady_pages
+from dgq.kernels.page import PAGE_TOKENS
 
 from .conftest import CANVAS_LENGTH, SAMPLING, SLIDING_WINDOW, VOCAB_SIZE, text_of
 from .steps import LIMITS, Steps

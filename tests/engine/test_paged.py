@@ -10,7 +10,7 @@ from dgq.engine.kv_pages import PageCounts
 from dgq.engine.kv_pool import KVPool
 from dgq.engine.layout import LayoutBuilder
 from dgq.engine.paged import PagedAttend
-from dgq.engine.pages import PAGE_TOKENS
+from dgq.kernels.page import PAGE_TOKENS
 from dgq.kernels.paged_attention import paged_attention_reference
 
 from .conftest import SLIDING_WINDOW

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dgq.engine.errors import EngineError
-from dgq.engine.pages import PAGE_TOKENS, SCRATCH_PAGE, PagePool
+from dgq.engine.pages import SCRATCH_PAGE, PagePool
+from dgq.kernels.page import PAGE_TOKENS
 
 NUM_PAGES = 13
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from dgq.engine.canvas import EngineLimits, Generation, Outcome, Verdict
 from dgq.engine.errors import EngineError
 from dgq.engine.kv_pages import KVPages, PageCounts
-from dgq.engine.pages import PAGE_TOKENS
 from dgq.engine.request import Request, SamplingConfig
 from dgq.engine.scheduler import LEAST_READ_ROWS, Scheduler
 from dgq.engine.sliding_pages import READ_ROOM_PAGES, steady_pages
+from dgq.kernels.page import PAGE_TOKENS
 
 EOS = 1
 LIMITS = EngineLimits(100, 64, 4096, 4096, frozenset({EOS}), EOS, SamplingConfig())

@@ -6,8 +6,8 @@ import torch
 from dgq.kernels import launch
 from dgq.kernels import paged_attention as module
 from dgq.kernels.errors import KernelError
+from dgq.kernels.page import PAGE_TOKENS
 from dgq.kernels.paged_attention import (
-    PAGE_TOKENS,
     Segments,
     choose_tile,
     paged_attention,
